@@ -1,0 +1,47 @@
+"""Build of the compiled modules.
+
+The rule, and the only list there is: a module ``x.py`` with a twin ``x.pxd`` is compiled.
+``COLDMEM_SANITIZE=thread`` (or ``address``) builds everything under that sanitizer.
+"""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+SRC = Path("src")
+SANITIZE = os.environ.get("COLDMEM_SANITIZE", "")
+FLAGS = ["-O2", "-g1", "-std=gnu11", "-fno-strict-aliasing", "-Wno-unused-function"]
+LINK: list[str] = []
+if SANITIZE:
+    FLAGS += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer"]
+    LINK += [f"-fsanitize={SANITIZE}"]
+
+
+def compiled_modules() -> list[Path]:
+    return sorted(p for p in SRC.rglob("*.py") if p.with_suffix(".pxd").exists())
+
+
+def extension(path: Path) -> Extension:
+    name = ".".join(path.relative_to(SRC).with_suffix("").parts)
+    headers = sorted(str(p) for p in SRC.rglob("*.h"))
+    return Extension(
+        name, [str(path)], extra_compile_args=FLAGS, extra_link_args=LINK,
+        include_dirs=[str(SRC / "coldmem" / "linux")], depends=headers,
+    )
+
+
+setup(
+    ext_modules=cythonize(
+        [extension(p) for p in compiled_modules()],
+        include_path=[str(SRC)],
+        build_dir=f"build/cython{'-' + SANITIZE if SANITIZE else ''}",
+        nthreads=0,
+        compiler_directives={
+            "language_level": "3", "boundscheck": False, "wraparound": False,
+            "cdivision": True, "initializedcheck": False, "embedsignature": True,
+            "legacy_implicit_noexcept": False, "binding": True,
+        },
+    ),
+)

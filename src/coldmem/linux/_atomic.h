@@ -1,0 +1,88 @@
+/* What Cython cannot say: atomics, three system calls, the CPU number, the clock.
+ * Orders are in the names: _rlx relaxed, _acq acquire, _rel release, none = sequentially consistent. */
+#ifndef COLDMEM_ATOMIC_H
+#define COLDMEM_ATOMIC_H
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <linux/futex.h>
+#include <sched.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define a32_load_rlx(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define a32_load_acq(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define a32_load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+#define a32_store_rlx(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define a32_store_rel(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define a32_store(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
+#define a32_fetch_add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_SEQ_CST)
+#define a32_fetch_add_acq(p, v) __atomic_fetch_add((p), (v), __ATOMIC_ACQUIRE)
+#define a32_fetch_add_rel(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELEASE)
+#define a32_fetch_add_acq_rel(p, v) __atomic_fetch_add((p), (v), __ATOMIC_ACQ_REL)
+#define a32_xchg_acq(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQUIRE)
+#define a32_xchg_rel(p, v) __atomic_exchange_n((p), (v), __ATOMIC_RELEASE)
+#define a32_xchg(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
+
+#define a64_load_rlx(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define a64_load_acq(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define a64_store_rlx(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define a64_store_rel(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define a64_fetch_add_rlx(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
+#define a64_fetch_add_acq(p, v) __atomic_fetch_add((p), (v), __ATOMIC_ACQUIRE)
+#define a64_fetch_add_rel(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELEASE)
+#define a64_fetch_add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_SEQ_CST)
+#define a64_fetch_and(p, v) __atomic_fetch_and((p), (v), __ATOMIC_SEQ_CST)
+
+/* Compare-and-swap: 1 when *p was `old` and is now `new_`. Acquire-release. */
+static inline int a32_cas(int32_t *p, int32_t old, int32_t new_) {
+    return __atomic_compare_exchange_n(p, &old, new_, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+static inline int a32u_cas(uint32_t *p, uint32_t old, uint32_t new_) {
+    return __atomic_compare_exchange_n(p, &old, new_, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+static inline int a64_cas(uint64_t *p, uint64_t old, uint64_t new_) {
+    return __atomic_compare_exchange_n(p, &old, new_, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
+#if defined(__x86_64__) || defined(__i386__)
+#define cpu_relax() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define cpu_relax() __asm__ __volatile__("yield" ::: "memory")
+#else
+#define cpu_relax() __asm__ __volatile__("" ::: "memory")
+#endif
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+#define ctz64(x) __builtin_ctzll(x)
+#define clz64(x) __builtin_clzll(x)
+#define popcount64(x) __builtin_popcountll(x)
+#define prefetch(p) __builtin_prefetch(p)
+
+static inline uint64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+/* The CPU this thread runs on, a hint that may be stale at once. One load where glibc has rseq. */
+static inline uint32_t cpu_number(void) {
+    int cpu = sched_getcpu();
+    return cpu < 0 ? 0u : (uint32_t)cpu;
+}
+static inline int cpus_configured(void) {
+    long n = sysconf(_SC_NPROCESSORS_CONF);
+    return n < 1 ? 1 : (int)n;
+}
+/* timeout_ns < 0 waits for ever. */
+static inline void futex_wait(int32_t *word, int32_t value, int64_t timeout_ns) {
+    struct timespec t;
+    t.tv_sec = timeout_ns / 1000000000;
+    t.tv_nsec = timeout_ns % 1000000000;
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, timeout_ns < 0 ? (void *)0 : &t, (void *)0, 0);
+}
+static inline void futex_wake(int32_t *word, int count) {
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, (void *)0, (void *)0, 0);
+}
+#endif

@@ -51,6 +51,7 @@ def extensions() -> list[Extension]:
         include_path=[str(SRC)],
         build_dir=f"build/cython{'-' + SANITIZE if SANITIZE else ''}",
         nthreads=len(os.sched_getaffinity(0)),
+        emit_linenums=bool(SANITIZE),  # a report then names the line of the .py
         compiler_directives={
             "language_level": "3", "boundscheck": False, "wraparound": False,
             "cdivision": True, "initializedcheck": False, "embedsignature": True,

@@ -41,7 +41,7 @@ ifeq ($(PYTHON),)
 	@false
 endif
 
-$(STAMPS)/venv: tools/check_machine.py | check-python
+$(STAMPS)/venv: | check-python
 	@$(PYTHON) tools/check_machine.py
 	@echo "== $(VENV): a virtual environment of $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv --clear $(VENV)
@@ -49,7 +49,7 @@ $(STAMPS)/venv: tools/check_machine.py | check-python
 	@touch $@
 
 # setuptools and Cython as pyproject.toml asks for them, then coldmem itself, editable.
-$(STAMPS)/install: pyproject.toml tools/requirements.py $(STAMPS)/venv
+$(STAMPS)/install: pyproject.toml $(STAMPS)/venv
 	@echo "== installing what coldmem needs"
 	@$(PIP) install $$($(PY) tools/requirements.py build)
 	@COLDMEM_INSTALL_ONLY=1 $(PIP) install --no-build-isolation -e .

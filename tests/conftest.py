@@ -47,5 +47,5 @@ def stress_seconds() -> float:
 
 @pytest.fixture
 def sanitized() -> str:
-    """`thread` or `address` where the engine was built with that sanitizer, else an empty string."""
+    """`thread` or `address` where the engine is built with that sanitizer, else an empty string."""
     return os.environ.get("COLDMEM_SANITIZE", "")

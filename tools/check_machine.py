@@ -1,4 +1,5 @@
 """Say, before anything is built, what this machine lacks to build coldmem. Runs on any Python 3."""
+# ruff: noqa: UP031
 
 import os
 import shutil

@@ -67,7 +67,7 @@ def runtime(kind: str) -> str:
 
 
 def copy_tree(tree: Path) -> None:
-    """Bring the copy up to date; files that did not change keep their time, so little is rebuilt."""
+    """Bring the copy up to date; unchanged files keep their time, so that little is rebuilt."""
     tree.mkdir(parents=True, exist_ok=True)
     wanted = set()
     for top in COPIED:
@@ -150,7 +150,7 @@ def main(kind: str, arguments: list[str]) -> int:
     found = sorted(reports.iterdir())
     for path in found:
         print(path.read_text(errors="replace"), file=sys.stderr)
-    print(f"{kind} sanitizer: {len(found)} processes reported something; pytest ended with {status}")
+    print(f"{kind} sanitizer: reports of {len(found)} processes; pytest ended with {status}")
     return 1 if found or status else 0
 
 

@@ -130,7 +130,7 @@ def rw_write_lock(l):
     t: uint64_t = 0
     i: cython.int
     line: int32_t
-    contended: cython.bint = False  # an acquisition counts as contended once, whatever it waited for
+    contended: cython.bint = False  # counts once, whatever it waited for
     if not mutex_trylock(cython.address(l.writer)):
         mutex_lock_slow(cython.address(l.writer))
         contended = True

@@ -9,7 +9,6 @@ would notice.
 
 import cython
 from cython.cimports.coldmem.linux.atomic import (
-    a32_load_rlx,
     a32_store_rlx,
     a64_load_rlx,
     cpu_relax,
@@ -35,7 +34,7 @@ from cython.cimports.libc.string import memset
 
 
 def both_up(pair, hold, rest):
-    """Add 1 to both; in between they differ, for `hold` spins and, with `rest`, for a time slice."""
+    """Add 1 to both; in between they differ, for `hold` spins and, with `rest`, a time slice."""
     k: uint64_t
     if a64_load_rlx(cython.address(pair.first)) != a64_load_rlx(cython.address(pair.second)):
         a32_store_rlx(cython.address(pair.broken), 1)

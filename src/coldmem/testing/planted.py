@@ -1,8 +1,8 @@
 """Faults that are planted: the canaries of the sanitizer runs.
 
-Guarantees: two threads in `PlantedRace.run` race on one plain counter, and `read_past_end` reads one
-byte behind an allocation. `make tsan` and `make asan` fail unless the sanitizer reports them, since a
-sanitizer that sees nothing here would find nothing elsewhere.
+Guarantees: two threads in `PlantedRace.run` race on one plain counter, and `read_past_end` reads
+one byte behind an allocation. `make tsan` and `make asan` fail unless the sanitizer reports them:
+one that sees nothing here would find nothing elsewhere.
 """
 
 import cython

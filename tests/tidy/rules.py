@@ -273,9 +273,9 @@ def poor_docstrings(package: Path) -> Iterator[str]:
         if isinstance(node, ast.FunctionDef):
             taken = arguments(node)
         else:
-            makers = [n for n in node.body if isinstance(n, ast.FunctionDef)
-                      and n.name in ("__init__", "__cinit__")]
-            taken = arguments(makers[0]) if makers else []
+            makers = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
+            maker = makers.get("__init__", makers.get("__cinit__"))
+            taken = arguments(maker) if maker else []
         listed = _listed(doc)
         for argument in taken:
             if argument not in listed:

@@ -17,12 +17,17 @@ LONGER: dict[str, str] = {}
 SEAMS: dict[str, str] = {}
 
 
+def none(violations):
+    found = list(violations)
+    assert not found, "\n" + "\n".join(found)
+
+
 def test_imports_run_one_way():
-    assert not list(rules.import_direction(SRC))
+    none(rules.import_direction(SRC))
 
 
 def test_only_linux_talks_to_the_kernel():
-    assert not list(rules.kernel_seams(SRC, SEAMS))
+    none(rules.kernel_seams(SRC, SEAMS))
 
 
 @pytest.mark.parametrize("path", rules.twins(SRC), ids=lambda p: rules.module_name(SRC, p))
@@ -37,11 +42,11 @@ def test_there_are_compiled_modules():
 
 
 def test_stubs_say_what_the_modules_have():
-    assert not list(rules.stub_differences(SRC))
+    none(rules.stub_differences(SRC))
 
 
 def test_no_file_is_too_long():
-    assert not list(rules.too_long(ROOT, FOLDERS, LONGER))
+    none(rules.too_long(ROOT, FOLDERS, LONGER))
 
 
 def test_exceptions_to_the_rules_are_needed_and_reasoned():
@@ -54,15 +59,15 @@ def test_exceptions_to_the_rules_are_needed_and_reasoned():
 
 
 def test_one_language():
-    assert not list(rules.foreign_languages(ROOT, FOLDERS))
+    none(rules.foreign_languages(ROOT, FOLDERS))
 
 
 def test_each_module_opens_with_a_docstring():
-    assert not list(rules.missing_module_docstrings(SRC))
+    none(rules.missing_module_docstrings(SRC))
 
 
 @pytest.mark.parametrize(
     "package", sorted({p.parent for p in SRC.rglob("__init__.py")}), ids=lambda p: p.name
 )
 def test_public_names_are_documented(package):
-    assert not list(rules.poor_docstrings(package))
+    none(rules.poor_docstrings(package))

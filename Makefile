@@ -105,11 +105,11 @@ soak: $(STAMPS)/build $(STAMPS)/extra-test ## the thread tests, SOAK_SECONDS=60 
 	@COLDMEM_STRESS_SECONDS=$(SOAK_SECONDS) $(PY) -m pytest -m tsan -v $(ARGS)
 
 htmldocs: $(STAMPS)/build $(STAMPS)/extra-docs $(DOCS) ## the documentation: docs/_build/html/index.html
-	@$(PY) -m sphinx -W --keep-going -q -b html -d docs/_build/tree docs docs/_build/html
+	@$(PY) -m sphinx -E -W --keep-going -q -b html -d docs/_build/tree docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 pdfdocs: $(STAMPS)/build $(STAMPS)/extra-docs $(DOCS) ## the same as one PDF, without TeX: docs/_build/pdf/coldmem.pdf
-	@$(PY) -m sphinx -W --keep-going -q -b pdf -d docs/_build/tree-pdf docs docs/_build/pdf
+	@$(PY) -m sphinx -E -W --keep-going -q -b pdf -d docs/_build/tree-pdf docs docs/_build/pdf
 	@echo "docs/_build/pdf/coldmem.pdf"
 
 clean: ## delete everything that was built, virtual environments included

@@ -6,7 +6,6 @@ that text itself, so that they cannot say something else.
 
 import ast
 from pathlib import Path
-from typing import ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
@@ -16,18 +15,29 @@ SRC = Path(__file__).parents[2] / "src" / "coldmem"
 
 
 class Contract(Directive):
+    """One module, or with a folder's name all modules in it."""
+
     required_arguments = 1
-    option_spec: ClassVar[dict] = {}
 
     def run(self) -> list[nodes.Node]:
         path = SRC / self.arguments[0]
-        environment = self.state.document.settings.env
-        environment.note_dependency(str(path))
+        if path.is_dir():
+            files = sorted(p for p in path.glob("*.py") if p.name != "__init__.py")
+        else:
+            files = [path]
+        out: list[nodes.Node] = []
+        for file in files:
+            out += self.one(file)
+        return out
+
+    def one(self, path: Path) -> list[nodes.Node]:
+        self.state.document.settings.env.note_dependency(str(path))
         text = ast.get_docstring(ast.parse(path.read_text()))
         if not text:
             raise self.error(f"{path} has no docstring")
-        lines = StringList(f"**{self.arguments[0]}**: {text}".splitlines(), str(path))
+        name = path.relative_to(SRC).as_posix()
         holder = nodes.container(classes=["contract"])
+        lines = StringList(f"**{name}**: {text}".splitlines(), str(path))
         self.state.nested_parse(lines, 0, holder)
         return [holder]
 

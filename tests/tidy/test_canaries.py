@@ -35,6 +35,8 @@ def tree(tmp_path):
         ("zsmalloc/pool.pxd", "from ..zswap cimport store\n"),
         ("zsmalloc/pool.pyi", "from coldmem.zswap.store import Store\n"),
         ("codecs/lz4.py", "from coldmem.linux import memory\n"),
+        ("codecs/lz4.py", "from cython.cimports.coldmem.linux.lock import Mutex\n"),
+        ("linux/atomic.pxd", "from coldmem.codecs.codec cimport Codec\n"),
         ("lab/locks.py", "from coldmem.monitor.live import show\n"),
         ("cli/main.py", "from coldmem.testing.faults import Plan\n"),
         ("cli/main.py", "from coldmem import testing\n"),
@@ -54,6 +56,7 @@ def test_import_direction_allows_what_points_down(tree):
         "zswap/store.py": "import os\nfrom coldmem.errors import E\nfrom . import lru\n",
         "zswap/store.pxd": "# from coldmem.lab cimport x\nfrom libc.stdint cimport uint64_t\n"
                            "from coldmem.zsmalloc.pool cimport PoolC\n",
+        "codecs/auto.py": "from cython.cimports.coldmem.linux.atomic import a64_load_rlx\n",
         "cli/main.py": "import coldmem\nfrom coldmem.lab import locks\n",
         "testing/faults.py": "from coldmem.cli import main\n",
     })

@@ -87,7 +87,7 @@ lab: $(STAMPS)/build ## the locking experiment: five arms, three workloads
 	@$(VENV)/bin/coldmem lab locks $(ARGS)
 
 # -- what a contributor runs ----------------------------------------------------------------------
-.PHONY: test lint tsan asan soak htmldocs pdfdocs clean
+.PHONY: test lint tsan asan soak figures htmldocs pdfdocs clean
 test: $(STAMPS)/build $(STAMPS)/extra-test ## the whole test suite
 	@$(PY) -m pytest $(ARGS)
 
@@ -103,6 +103,9 @@ asan: $(STAMPS)/build $(STAMPS)/extra-test ## the test suite under AddressSaniti
 SOAK_SECONDS ?= 60
 soak: $(STAMPS)/build $(STAMPS)/extra-test ## the thread tests, SOAK_SECONDS=60 each
 	@COLDMEM_STRESS_SECONDS=$(SOAK_SECONDS) $(PY) -m pytest -m tsan -v $(ARGS)
+
+figures: $(STAMPS)/venv ## the README's table of figures, from docs/results
+	@$(PY) tools/figures.py
 
 htmldocs: $(STAMPS)/build $(STAMPS)/extra-docs $(DOCS) ## the documentation: docs/_build/html/index.html
 	@$(PY) -m sphinx -E -W --keep-going -q -b html -d docs/_build/tree docs docs/_build/html

@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("src", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE", "docs/results")
+COPIED = ("src", "tests", "tools", "docs", "Makefile", "setup.py", "pyproject.toml", "README.md",
+          "CONTRIBUTING.md", "LICENSE")
 RUNTIME = {"thread": "libtsan.so", "address": "libasan.so"}
 REPORT_EXIT = 66
 
@@ -74,7 +75,7 @@ def copy_tree(tree: Path) -> None:
         source = ROOT / top
         files = [source] if source.is_file() else sorted(source.rglob("*"))
         for path in files:
-            if path.is_dir() or path.suffix in {".so", ".pyc"}:
+            if path.is_dir() or path.suffix in {".so", ".pyc"} or "_build" in path.parts:
                 continue
             wanted.add(path.relative_to(ROOT))
     for path in wanted:

@@ -10,7 +10,7 @@ _meta = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
 
 project = "coldmem"
 author = "the coldmem authors"
-copyright = "the coldmem authors; BSD-3-Clause"  # noqa: A001
+copyright = "the coldmem authors; BSD-3-Clause"
 version = release = _meta["version"]
 
 extensions = [

@@ -4,6 +4,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from docutils import nodes
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 _meta = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
@@ -52,3 +54,14 @@ pdf_domain_indices = False
 pdf_break_level = 1
 pdf_use_coverpage = True
 pdf_fit_background_mode = "scale"
+
+
+def plain_separators(app, doctree, docname):
+    """rst2pdf does not know the node that Sphinx makes of a bare ``*`` in a signature."""
+    if app.builder.name == "pdf":
+        for node in list(doctree.findall(nodes.abbreviation)):
+            node.replace_self(nodes.inline("", node.astext()))
+
+
+def setup(app):
+    app.connect("doctree-resolved", plain_separators)

@@ -39,6 +39,9 @@ SEAM_HEADER = re.compile(
 # service of the kernel; they live in linux/ only because that is where the one header is.
 COMMON = {"coldmem.linux.atomic"}
 
+# Parameters that are words of docs/glossary.md.
+GLOSSARY = {"handle", "slot", "group"}
+
 LINES_MAX = 500
 _CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+)?c?import\s+(\([^)]*\)|[\w., \t]+)", re.MULTILINE)
 
@@ -265,8 +268,9 @@ def exported(package: Path) -> Iterator[tuple[str, Path]]:
 def poor_docstrings(package: Path) -> Iterator[str]:
     """Public names without a docstring, or with parameters that it does not describe.
 
-    A function or class lists every parameter under ``Parameters``; a method does so, or names each
-    in backticks in its sentence.
+    A function or class lists every parameter under ``Parameters``. A method does so, or names each
+    in backticks in its sentence, or refers to the method that it passes them to (`Pool.free`). Words
+    of the glossary need no description.
     """
     for name, path in exported(package):
         node = public_definitions(path).get(name)
@@ -293,8 +297,10 @@ def poor_docstrings(package: Path) -> Iterator[str]:
                     if not any("setter" in ast.unparse(d) for d in method.decorator_list):
                         yield f"{path.name}: {name}.{method.name} has no docstring"
                     continue
+                if re.search(r"`\w+\.\w+`", text):
+                    continue
                 for argument in arguments(method):
-                    if argument not in _listed(text) and not re.search(
+                    if argument not in GLOSSARY | _listed(text) and not re.search(
                         rf"`[^`\n]*\b{argument}\b[^`\n]*`", text
                     ):
                         yield f"{path.name}: {name}.{method.name}: {argument} is not described"

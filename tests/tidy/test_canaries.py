@@ -153,8 +153,10 @@ class Zswap:
     """
 
     def __init__(self, max_pool, codec, *, level=1): ...
-    def load(self, slot):
-        """The unit under `slot`."""
+    def load(self, slot, out):
+        """Fill `out`."""
+    def free(self, level):
+        """As `Pool.free`."""
 def parse(text):
     """Parse.
 
@@ -172,8 +174,9 @@ INIT = '"""N."""\nfrom coldmem.zswap.z import Zswap, parse\n__all__ = ["Zswap", 
     [
         ("    max_pool : int\n        Limit.\n", "", "max_pool"),
         ("codec, level : str", "codec : str", "level"),
-        ('"""The unit under `slot`."""', '"""The unit."""', "slot is not described"),
-        ('"""The unit under `slot`."""', "pass", "Zswap.load has no docstring"),
+        ('"""Fill `out`."""', '"""Fill."""', "out is not described"),
+        ('"""Fill `out`."""', "pass", "Zswap.load has no docstring"),
+        ('"""As `Pool.free`."""', '"""As Pool."""', "level is not described"),
         ("    text : str\n        What.\n", "    other : str\n        What.\n", "text"),
         ('"""Parse.\n', 'x = """Parse.\n', "parse has no docstring"),
     ],

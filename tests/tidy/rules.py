@@ -240,6 +240,36 @@ def _differences(
             yield f"{where}.{name}({', '.join(arguments(mine[name]))}): the .pyi says otherwise"
 
 
+# -- the garbage collector ------------------------------------------------------------------------
+_FIELD = re.compile(r"^    cdef (?:readonly |public )?(\w+) \w", re.M)
+_CLASS = re.compile(r"^cdef class (\w+)[^:]*:\n((?:(?:    .*|\s*)\n)*)", re.M)
+_OBJECTS = {"object", "str", "bytes", "list", "dict", "tuple", "set"}
+
+
+def cleared_too_early(src: Path) -> Iterator[str]:
+    """Compiled classes whose ``__dealloc__`` may run after the collector dropped what it uses.
+
+    When a cycle is collected, the objects that a class refers to are dropped before its
+    ``__dealloc__`` runs, and C memory that they own goes with them; `cython.no_gc_clear` prevents
+    that. A ``__dealloc__`` that only calls ``free`` on its own fields needs nothing else.
+    """
+    bodies = {p: dict(_CLASS.findall(p.read_text())) for p in sources(src, ".pxd")}
+    objects = _OBJECTS.union(*(found.keys() for found in bodies.values()))
+    for path in twins(src):
+        fields = bodies[path.with_suffix(".pxd")]
+        for node in ast.parse(path.read_text()).body:
+            if not isinstance(node, ast.ClassDef) or node.name not in fields:
+                continue
+            ends = [n for n in node.body
+                    if isinstance(n, ast.FunctionDef) and n.name == "__dealloc__"]
+            if not ends or not objects & set(_FIELD.findall(fields[node.name])):
+                continue
+            if all(re.fullmatch(r"free\(self\.\w+\)", ast.unparse(line)) for line in ends[0].body):
+                continue
+            if not any(ast.unparse(d) == "cython.no_gc_clear" for d in node.decorator_list):
+                yield f"{path.relative_to(src)}: {node.name} has __dealloc__ without no_gc_clear"
+
+
 # -- docstrings of the public API -----------------------------------------------------------------
 def exported(package: Path) -> Iterator[tuple[str, Path]]:
     """(name, module file) for each name in `__all__` of a package's ``__init__.py``."""

@@ -134,6 +134,28 @@ def test_stub_that_fits(tree):
     assert not list(rules.stub_differences(src))
 
 
+VIEW = "# no\ncdef class View:\n    cdef object pool\n    cdef int n\n"
+
+
+@pytest.mark.parametrize(
+    ("pxd", "py", "wrong"),
+    [
+        (VIEW, "class View:\n    def __dealloc__(self):\n        end(self.c)\n", True),
+        (VIEW.replace("object", "readonly Pool") + "cdef class Pool:\n    cdef int c\n",
+         "class View:\n    def __dealloc__(self):\n        end(self.c)\n", True),
+        (VIEW, "@cython.no_gc_clear\n@cython.cclass\nclass View:\n"
+               "    def __dealloc__(self):\n        end(self.c)\n", False),
+        (VIEW, "class View:\n    def __dealloc__(self):\n        free(self.c)\n", False),
+        (VIEW, "class View:\n    def close(self):\n        end(self.c)\n", False),
+        (VIEW.replace("object pool", "int pool"),
+         "class View:\n    def __dealloc__(self):\n        end(self.c)\n", False),
+    ],
+)
+def test_cleared_too_early(tree, pxd, py, wrong):
+    found = list(rules.cleared_too_early(tree({"zsmalloc/v.py": py, "zsmalloc/v.pxd": pxd})))
+    assert bool(found) == wrong
+
+
 DOCUMENTED = '''
 """M."""
 class Zswap:

@@ -45,6 +45,10 @@ def test_stubs_say_what_the_modules_have():
     none(rules.stub_differences(SRC))
 
 
+def test_the_collector_leaves_what_dealloc_uses():
+    none(rules.cleared_too_early(SRC))
+
+
 def test_no_file_is_too_long():
     none(rules.too_long(ROOT, FOLDERS, LONGER))
 

@@ -87,6 +87,9 @@ def _as_handle(value):
     return value
 
 
+# no_gc_clear: __dealloc__ uses the budget of the owner, which a collected cycle must not drop first.
+@cython.no_gc_clear
+@cython.cclass
 class Pool:
     """A compressed-memory allocator: zsmalloc in user space.
 

@@ -87,7 +87,7 @@ def test_kernel_seam_with_a_reason(tree):
 
 
 def test_too_long(tree):
-    src = tree({"a.py": "x = 1\n" * 501, "b.pxd": "\n" * 501, "c.py": "x = 1\n" * 500})
+    src = tree({"a.py": "x = 1\n" * 521, "b.pxd": "\n" * 521, "c.py": "x = 1\n" * 520})
     assert len(list(rules.too_long(src.parent, ["src"], {}))) == 2
     assert len(list(rules.too_long(src.parent, ["src"], {"src/coldmem/a.py": "why"}))) == 1
 
@@ -102,9 +102,13 @@ def test_missing_module_docstrings(tree):
     assert len(list(rules.missing_module_docstrings(src))) == 2
 
 
-PXD = "cdef class Pool:\n    cdef int n\ncdef int zs_free(Pool p, int n) noexcept nogil\n"
+PXD = (
+    "cdef class Pool:\n    cdef int n\n    cdef int call(self, int n) except -1\n"
+    "cdef int zs_free(Pool p, int n) noexcept nogil\n"
+)
 PY = (
     "@cython.cclass\nclass Pool:\n    def free(self, handle): ...\n    def _own(self): ...\n"
+    "    def call(self, n): ...\n@cython.cfunc\ndef inner(x): ...\n"
     "def zs_free(p, n): ...\ndef helper(a, *, b): ...\n"
 )
 

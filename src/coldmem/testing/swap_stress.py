@@ -16,7 +16,7 @@ from cython.cimports.coldmem.zswap.swapfile import (
     swap_read,
     swap_write,
 )
-from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memset
 

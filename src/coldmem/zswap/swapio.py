@@ -229,5 +229,4 @@ class Faults:
 
     def hits(self) -> list[int]:
         """How often each row has struck."""
-        i: uint64_t
         return [a64_load_rlx(cython.address(self.c.faults[i].hits)) for i in range(self.c.count)]

@@ -28,7 +28,7 @@ import cython
 from cython.cimports.coldmem.linux.atomic import ctz64, popcount64
 from cython.cimports.coldmem.linux.memory import memory_release, memory_reserve
 from cython.cimports.libc.errno import EINVAL, ENOMEM, ENOSPC
-from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memset
 
 ALL = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)

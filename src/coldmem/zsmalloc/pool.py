@@ -253,8 +253,10 @@ class Pool:
 
     def read(self, handle):
         """A copy of the object's bytes. Raises as `free` does for a bad handle."""
-        with self.view(handle) as data:
-            return bytes(data)
+        v: View = self.view(handle)
+        data: bytes = cython.cast(cython.p_char, v.data)[:v.size]
+        v._end()
+        return data
 
     def read_into(self, handle, out):
         """Copy the object into the writable buffer `out`; bytes copied.
@@ -264,17 +266,16 @@ class Pool:
         InvalidSizeError
             `out` is shorter than the object.
         """
-        with self.view(handle) as data:
-            target: cython.uchar[::1] = _bytes_of(out)
-            if target.shape[0] < len(data):
-                raise InvalidSizeError(
-                    f"buffer of {target.shape[0]} bytes for an object of {len(data)}"
-                )
-            source: cython.const[cython.uchar][::1] = data
-            n: cython.Py_ssize_t = source.shape[0]
-            with cython.nogil:
-                memcpy(cython.address(target[0]), cython.address(source[0]), n)
-            return n
+        target: cython.uchar[::1] = _bytes_of(out)
+        v: View = self.view(handle)
+        n: cython.Py_ssize_t = v.size
+        if target.shape[0] < n:
+            v._end()
+            raise InvalidSizeError(f"buffer of {target.shape[0]} bytes for an object of {n}")
+        with cython.nogil:
+            memcpy(cython.address(target[0]), v.data, n)
+        v._end()
+        return n
 
     def view(self, handle):
         """The object's bytes in place, without a copy.
@@ -337,8 +338,10 @@ class Pool:
 
     def size_of(self, handle):
         """Payload bytes of a live object."""
-        with self.view(handle) as data:
-            return len(data)
+        v: View = self.view(handle)
+        n: cython.Py_ssize_t = v.size
+        v._end()
+        return n
 
     def _size(self, size):
         if not isinstance(size, int) or not 1 <= size <= self.size_classes.unit_bytes:

@@ -13,7 +13,7 @@ from cython.cimports.libc.stdlib import calloc, free
 
 from coldmem.errors import UsageError
 from coldmem.units import parse_bytes
-from coldmem.zsmalloc.pool import default_capacity
+from coldmem.zsmalloc.arguments import default_capacity
 
 
 class Pools:

@@ -8,10 +8,6 @@ from coldmem.zsmalloc.size_class import SizeClasses
 from coldmem.zsmalloc.stats import ClassStats, LockStats, PoolStats
 from coldmem.zsmalloc.view import View
 
-LOCKINGS: tuple[str, ...]
-
-def default_capacity(limit: int | None, pools: int) -> int: ...
-
 class Pool:
     name: str
     locking: str

@@ -68,7 +68,7 @@ class ZswapBase:
         self.lock = threading.RLock()
         self.codecs = [None] * CODECS_MAX
         self.codecs[1] = first
-        self.codec_ids = {codec: 1} if isinstance(codec, str) else {}
+        self.codec_asked = [None, codec] + [None] * (CODECS_MAX - 2)
         self.group_ids = {}
         self.group_parents = {}
         self.c.codecs[1] = cython.address(first.c)
@@ -292,9 +292,8 @@ class ZswapBase:
             with cython.nogil:
                 contexts_stop(z)
             for id in range(1, CODECS_MAX):
-                if made is self.codecs[id] or (
-                    isinstance(codec, str) and self.codec_ids.get(codec) == id
-                ):
+                asked = self.codec_asked[id]
+                if asked is codec or (isinstance(codec, str) and asked == codec):
                     chosen = id
                     break
             id = 1
@@ -305,12 +304,9 @@ class ZswapBase:
                 # Alone, so nothing that is under way needs a codec without units.
                 if units == 0 and id != z.codec:
                     contexts_drop_codec(z, id)
-                    for name in [key for key, old in self.codec_ids.items() if old == id]:
-                        del self.codec_ids[name]
                     self.codecs[id] = made
+                    self.codec_asked[id] = codec
                     z.codecs[id] = cython.address(made.c)
-                    if isinstance(codec, str):
-                        self.codec_ids[codec] = id
                     chosen = id
                 id += 1
             if chosen:

@@ -1,5 +1,5 @@
 # Memory for zspages: one reserved range, handed out in runs of 1..16 units, given back in batches.
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from coldmem.linux.lock cimport Mutex
 

@@ -4,8 +4,6 @@ Owns: one `GateC`. Guarantees: nobody runs before `open`; `close` is seen by eve
 round of its loop. Takes no locks: the three words are atomic, waiting is a futex.
 """
 
-import time
-
 import cython
 from cython.cimports.coldmem.linux.atomic import (
     a32_fetch_add,
@@ -16,8 +14,6 @@ from cython.cimports.coldmem.linux.atomic import (
     futex_wake,
 )
 from cython.cimports.libc.string import memset
-
-from coldmem.errors import InternalError
 
 
 def gate_arrive(g):
@@ -34,15 +30,9 @@ class Gate:
     def __cinit__(self):
         memset(cython.address(self.c), 0, cython.sizeof(GateC))
 
-    def wait_for(self, threads, timeout_s=120.0):
-        """Return when `threads` workers stand at the gate."""
-        end = time.monotonic() + timeout_s
-        while a32_load(cython.address(self.c.arrived)) < threads:
-            if time.monotonic() > end:
-                self.open()
-                self.close()
-                raise InternalError("the worker threads did not start")
-            time.sleep(0.0005)
+    def arrived(self):
+        """How many workers stand at the gate, or went through it."""
+        return a32_load(cython.address(self.c.arrived))
 
     def open(self):
         """Let them run."""

@@ -1,0 +1,41 @@
+"""An object of a pool held still, so that its bytes can be read in place.
+
+Owns: one reader hold (`zs_read_begin`) until the view ends, and a reference to its pool.
+Locks: none beyond that hold.
+"""
+
+import cython
+from cython.cimports.coldmem.linux.atomic import a32_fetch_add_rel
+from cython.cimports.coldmem.zsmalloc.core import zs_read_end
+from cython.cimports.cpython.buffer import PyBuffer_FillInfo
+
+from coldmem.errors import HandleBusyError
+
+
+class View:
+    """An object of a pool held still; see `Pool.view`."""
+
+    def __enter__(self):
+        self.exported = memoryview(self)
+        return self.exported
+
+    def __exit__(self, *exc):
+        # Refuses (BufferError) while somebody still looks at the bytes, as an open mmap does.
+        self.exported.release()
+        self.exported = None
+        self._end()
+
+    def _end(self):
+        if self.data != cython.NULL:
+            zs_read_end(self.c, self.handle, self.token)
+            self.data = cython.NULL
+            a32_fetch_add_rel(self.open_views, -1)
+
+    def __getbuffer__(self, buffer: cython.pointer(Py_buffer), flags: cython.int):
+        if self.data == cython.NULL:
+            raise HandleBusyError("this view has ended")
+        PyBuffer_FillInfo(buffer, self, cython.cast(cython.p_void, self.data), self.size, True, flags)
+
+    def __dealloc__(self):
+        if self.data != cython.NULL:
+            self._end()

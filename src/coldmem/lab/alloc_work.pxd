@@ -2,7 +2,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from coldmem.lab.gate cimport HIST_BUCKETS, Gate, GateC
-from coldmem.zsmalloc.pool cimport PoolC
+from coldmem.zsmalloc.core cimport PoolC
 
 cdef extern from *:
     const char *COMPILER_TEXT "__VERSION__"

@@ -16,17 +16,16 @@ import cython
 from cython.cimports.coldmem.lab.gate import gate_arrive, gate_wait, hist_bucket, next_random
 from cython.cimports.coldmem.linux.atomic import a32_load_acq, now_ns
 from cython.cimports.coldmem.zsmalloc.compact import zs_can_compact, zs_compact
-from cython.cimports.coldmem.zsmalloc.pool import (
-    Pool,
+from cython.cimports.coldmem.zsmalloc.core import (
     PoolP,
-    Pools,
-    pool_index,
     zs_free,
     zs_malloc,
     zs_read_begin,
     zs_read_end,
     zs_write,
 )
+from cython.cimports.coldmem.zsmalloc.pool import Pool, pool_index
+from cython.cimports.coldmem.zsmalloc.pools import Pools
 from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free, malloc
 from cython.cimports.libc.string import memcmp, memcpy, memset

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import platform
 import time
+from importlib import metadata
 from pathlib import Path
-
-from coldmem import __version__
 
 
 def _first_line(path: str) -> str | None:
@@ -36,6 +35,14 @@ def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def version() -> str:
+    """Of the installed package; run from a source tree that is not installed, it says so."""
+    try:
+        return metadata.version("coldmem")
+    except metadata.PackageNotFoundError:
+        return "source tree, not installed"
+
+
 def _compiler() -> str:
     """Of coldmem's own modules, as they recorded it."""
     from coldmem.lab.alloc_work import COMPILER
@@ -52,7 +59,7 @@ def facts() -> dict[str, object]:
         "kernel": platform.release(),
         "architecture": platform.machine(),
         "python": platform.python_version(),
-        "coldmem": __version__,
+        "coldmem": version(),
         "compiler": _compiler(),
         "libc": " ".join(platform.libc_ver()).strip() or None,
         "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),

@@ -21,7 +21,7 @@ from coldmem.lab.alloc_work import AllocWork
 from coldmem.lab.arms import Arm, members
 from coldmem.lab.drive import Timing, drive
 from coldmem.lab.gate import Gate
-from coldmem.lab.zswap_work import ZswapWork
+#from coldmem.lab.zswap_work import ZswapWork
 
 WORKLOADS = ("alloc", "compact", "zswap")
 UNIT_BYTES = 4096

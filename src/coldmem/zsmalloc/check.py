@@ -102,6 +102,8 @@ def _check_class(p: PoolP, k: SizeClassP, full: cython.bint, out: FindingP) -> u
                 _found(out, b"a zspage does not belong to this class", k, z, g)
             if a32_load_rlx(cython.address(zp.readers)) < 0:
                 _found(out, b"a zspage is write-locked without a compactor", k, z, g)
+            if zp.inuse == 0:
+                _found(out, b"an empty zspage was kept", k, z, g)
             objects += zp.inuse
             count += 1
             if full:

@@ -140,23 +140,31 @@ def core_take(p, k, out, n, pin):
     h: HandleP
     i: uint32_t
     location: uint64_t
+    spare: uint32_t = 0
     mutex_lock(l)
     while done < n:
-        if k.handle_free == 0 and not _refill_handles(p, k):
-            break
         z = find_fullest(k)
         if z == 0:
             if done:
                 break  # a batch does not make a zspage for what may never be used
-            mutex_unlock(l)
-            z = arena_get(cython.address(p.arena), k.units)
-            if z == 0:
-                return 0
-            format_zspage(k, cython.address(p.arena.zspages[z]))
-            mutex_lock(l)
+            if spare == 0:
+                mutex_unlock(l)
+                spare = arena_get(cython.address(p.arena), k.units)
+                if spare == 0:
+                    return 0
+                format_zspage(k, cython.address(p.arena.zspages[spare]))
+                mutex_lock(l)
+                continue  # somebody may have freed an object meanwhile: that is the better place
+            z = spare
+            spare = 0
             a64_store_rlx(cython.address(k.zspages), k.zspages + 1)
             list_add(p, k, z, 0)
-            continue  # another thread may have used the last handle, or the new zspage
+        if k.handle_free == 0 and not _refill_handles(p, k):
+            if p.arena.zspages[z].inuse == 0:
+                list_del(p, k, z)
+                a64_store_rlx(cython.address(k.zspages), k.zspages - 1)
+                spare = z
+            break
         zp = cython.address(p.arena.zspages[z])
         out[done] = k.handle_free
         h = cython.address(p.handles[k.handle_free])
@@ -176,6 +184,8 @@ def core_take(p, k, out, n, pin):
     if done:
         a64_store_rlx(cython.address(k.objects), k.objects + done)
     mutex_unlock(l)
+    if spare:
+        arena_put(cython.address(p.arena), spare)
     return done
 
 

@@ -29,7 +29,6 @@ ctypedef PoolC **PoolPP
 ctypedef const uint8_t *constP
 ctypedef uint64_t *U64P
 ctypedef uint32_t *U32P
-ctypedef uint8_t *U8P
 
 cdef struct AllocC:
     PoolC **pools
@@ -48,8 +47,8 @@ cdef struct AllocC:
 ctypedef AllocC *AllocP
 
 cdef bint alloc_put(AllocC *a, Worker *w, uint32_t slot) noexcept nogil
-cdef void alloc_take(AllocC *a, Worker *w, uint32_t slot, uint8_t *out) noexcept nogil
-cdef void alloc_loop(AllocC *a, Worker *w, uint32_t thread, uint64_t ops_max, uint8_t *out) noexcept nogil
+cdef void alloc_take(AllocC *a, Worker *w, uint32_t slot) noexcept nogil
+cdef void alloc_loop(AllocC *a, Worker *w, uint32_t thread, uint64_t ops_max) noexcept nogil
 cdef void alloc_compact(AllocC *a, uint64_t *passes) noexcept nogil
 
 cdef class AllocWork:

@@ -131,6 +131,7 @@ def run_alloc(
         work = AllocWork(
             pool, stuff.compressed, gate, threads, 2 * load.live_objects, timed=timed
         )
+        work.keep_freed_memory()
         jobs = [_job(work.run, i, load.ops_per_thread) for i in range(threads)]
         timing = drive(
             gate, jobs, [work.compactor] if compactor else [],

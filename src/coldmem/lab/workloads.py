@@ -21,7 +21,8 @@ from coldmem.lab.alloc_work import AllocWork
 from coldmem.lab.arms import Arm, members
 from coldmem.lab.drive import Timing, drive
 from coldmem.lab.gate import Gate
-#from coldmem.lab.zswap_work import ZswapWork
+from coldmem.lab.zswap_work import ZswapWork
+from coldmem.zswap import Zswap
 
 WORKLOADS = ("alloc", "compact", "zswap")
 UNIT_BYTES = 4096
@@ -137,7 +138,7 @@ def run_alloc(
             gate, jobs, [work.compactor] if compactor else [],
             lambda: work.totals()["end_ns"], load.seconds if load.ops_per_thread is None else None,
         )
-        before = sum(p.stats().objects_moved for p in members(pool))
+        moved = sum(p.stats().objects_moved for p in members(pool))
         totals = work.totals()
         if totals["bad_reads"] or totals["failed"]:
             raise InternalError(f"arm {arm.name}: {totals}")
@@ -146,7 +147,7 @@ def run_alloc(
             _sum_lock_stats(members(pool)) if statistics else {}, threads, timing.real_s
         )
         return Measurement(
-            timing, totals["ops"], totals["failed"], pool.used_bytes, stored, 0, before, 0, state,
+            timing, totals["ops"], totals["failed"], pool.used_bytes, stored, 0, moved, 0, state,
             waits, contended, work.read_times() if timed else [],
         )
     finally:
@@ -156,3 +157,46 @@ def run_alloc(
 
 def _job(run: Callable[[int, int | None], None], thread: int, ops: int | None) -> Callable[[], None]:
     return lambda: run(thread, ops)
+
+
+def run_zswap(
+    arm: Arm, stuff: Material, threads: int, load: Load, *, codec: str = "lz4",
+    statistics: bool = False, timed: bool = False,
+) -> Measurement:
+    """The workload ``zswap``: more compressed data than fits, the rest goes to a swap file.
+
+    With codec "none" the units are the compressed ones, kept as they come.
+    """
+    gate = Gate()
+    whole = load.live_objects * stuff.mean_compressed_bytes
+    with Zswap(
+        unit_bytes=UNIT_BYTES, codec="lz4" if codec == "none" else codec, chain=load.chain,
+        max_pool=max(int(whole * load.limit_share), load.chain * UNIT_BYTES),
+        swap=4 * load.live_objects * UNIT_BYTES, pools=arm.pools_n, locking=arm.locking,
+        magazines=arm.magazines, lock_statistics=statistics,
+    ) as zswap:
+        bare = codec == "none"
+        work = ZswapWork(
+            zswap, stuff.compressed if bare else stuff.units, gate, threads,
+            2 * load.live_objects, bare, timed,
+        )
+        work.keep_freed_memory()
+        jobs = [_job(work.run, i, load.ops_per_thread) for i in range(threads)]
+        timing = drive(
+            gate, jobs, [], lambda: work.totals()["end_ns"],
+            load.seconds if load.ops_per_thread is None else None,
+        )
+        totals = work.totals()
+        if totals["bad_reads"] or totals["failed"]:
+            raise InternalError(f"arm {arm.name}: {totals}")
+        waits, contended = _lock_shares(
+            zswap.lock_stats() if statistics else {}, threads, timing.real_s
+        )
+        stats, counters = zswap.stats(), zswap.counters()
+        _, state = work.verify()
+        return Measurement(
+            timing, totals["ops"], totals["failed"], stats["pool_used_bytes"],
+            stats["stored_bytes"], stats["disk_bytes"],
+            sum(p.objects_moved for p in zswap.pool_stats()), counters["written_back_pages"],
+            state, waits, contended, work.read_times() if timed else [],
+        )

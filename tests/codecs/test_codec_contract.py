@@ -24,7 +24,7 @@ def corpora() -> dict[str, bytes]:
         "zeros": bytes(16384),
         "counter": b"".join(i.to_bytes(8, "little") for i in range(1000, 3000)),
         "odd_length": text[:4099],
-        "short": b"abababababababababababab",
+        "short": b"ab" * 50,
         "random": rng.randbytes(4096),
     }
 

@@ -1,0 +1,6 @@
+from coldmem.zswap.swapfile import SwapFile
+
+def hammer(file: SwapFile, seed: int, operations: int, entries: int) -> dict[str, int]: ...
+def alloc_cost_ns(
+    file: SwapFile, share: float, batches: int, seed: int = 1
+) -> dict[str, float]: ...

@@ -89,11 +89,12 @@ cdef struct Shard:
     uint32_t used               # linked entries
     uint32_t free               # list of free entries, through next
     uint32_t free_units
-    uint64_t grown              # times the index was rehashed
+    uint64_t rehashes           # of the index
     uint64_t codec_units[CODECS_MAX]    # linked entries by codec; stored atomically
     uint64_t fill[8]
 
-# A memory cgroup in small. Limits and state: atomic. Charges: atomic, summed along the parents.
+# A memory cgroup in small. Limits and charges: atomic; charges are summed along the parents. state
+# and parent are changed by whoever is alone (holds all contexts).
 cdef struct GroupC:             # 256 bytes: what is read often, then what is written often
     uint64_t memory_max         # compressed + metadata + hot; UINT64_MAX: no limit
     uint64_t zswap_max          # compressed
@@ -101,7 +102,7 @@ cdef struct GroupC:             # 256 bytes: what is read often, then what is wr
     int32_t writeback
     int32_t state               # GroupState
     int32_t parent
-    int32_t limited             # it or a parent has a limit
+    int32_t children            # live groups right below it; Zswap.admin
     uint64_t fill0[11]
     uint64_t memory_bytes
     uint64_t zswap_bytes
@@ -115,7 +116,7 @@ cdef struct GroupC:             # 256 bytes: what is read often, then what is wr
 cdef enum GroupState:
     GROUP_FREE = 0
     GROUP_LIVE = 1
-    GROUP_DEAD = 2              # removed; calls that were under way may still uncharge it
+    GROUP_DEAD = 2              # removed; its units are moving to its parent, its id is kept until then
 
 # Working memory of one call at a time.
 cdef struct WorkContext:        # 256 bytes
@@ -186,17 +187,19 @@ cdef struct ZswapC:
     int32_t codec               # atomic: id for new stores
     int32_t closed              # atomic
     int32_t full                # atomic: at the limit, waiting to come under accept_bytes
-    int32_t groups_end          # atomic: ids from here on were never used
+    uint32_t groups_end         # ids from here on were never used; changed by whoever is alone
     Mutex admin                 # groups made and removed, codecs changed, close
     uint64_t fill1[10]
     # written now and then
     uint64_t entries_next       # atomic: entries handed to shards so far
-    uint64_t cursor             # atomic: where the next reclaim looks; shard and group turn
+    uint64_t cursor             # atomic: shard where the next reclaim looks
+    uint64_t group_cursor       # atomic: and group
     int32_t shrinker            # atomic, futex: ShrinkerState
     int32_t shrinker_runs       # atomic, futex: 1 until the loop has left
-    int32_t context_waiters     # atomic, futex
+    int32_t never               # 0 always: a futex to sleep on for a while
     int32_t fill2
-    uint64_t fill3[12]
+    uint64_t index_bytes        # atomic: cells of all indexes
+    uint64_t fill3[10]
     Events events
 
 ctypedef Entry *EntryP

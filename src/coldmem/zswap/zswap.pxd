@@ -1,14 +1,7 @@
-# The public class. C callers: take z.c, then context.pxd, store.pxd and load.pxd.
-from coldmem.zswap.state cimport ZswapC
-from coldmem.zswap.swapfile cimport SwapFile
+# The public class. C callers: take c of a Zswap, then context.pxd, store.pxd and load.pxd.
+from coldmem.zswap.base cimport ZswapBase
 
-cdef class Zswap:
-    cdef ZswapC *c              # valid while the object lives
-    cdef object __weakref__
-    cdef readonly int unit_bytes
-    cdef readonly object pools      # Pool or Pools
-    cdef readonly SwapFile swap     # or None
-    cdef readonly bint owns_swap
-    cdef list codecs                # of c.codecs: keeps them alive
-    cdef dict groups
-    cdef object thread
+cdef class Zswap(ZswapBase):
+    cdef object _store(self, object slots, object buffer, object group, bint single)
+    cdef object _load(self, object slots, object out, bint exclusive, bint single)
+    cdef object _wrong_size(self, object nbytes, bint single)

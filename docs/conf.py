@@ -20,6 +20,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "numpydoc",
     "rst2pdf.pdfbuilder",
+    "command",
     "contract",
     "results",
 ]

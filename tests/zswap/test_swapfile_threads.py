@@ -8,6 +8,7 @@ import pytest
 from coldmem.testing.swap_stress import hammer
 from coldmem.zswap.swapfile import SwapFile
 
+pytestmark = pytest.mark.tsan
 MIB = 1 << 20
 THREADS = 8
 

@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("src", "tests", "tools", "docs", "Makefile", "setup.py", "pyproject.toml", "README.md",
-          "CONTRIBUTING.md", "LICENSE")
+COPIED = ("src", "tests", "tools", "docs", ".ci", "Makefile", "setup.py", "pyproject.toml",
+          "README.md", "CONTRIBUTING.md", "LICENSE")
 RUNTIME = {"thread": "libtsan.so", "address": "libasan.so"}
 REPORT_EXIT = 66
 

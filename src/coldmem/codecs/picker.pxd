@@ -25,7 +25,7 @@ cdef struct AutoContext:
     uint32_t raw_seen           # units met in raw regions, by this context
     uint32_t seen               # units met in others
     uint32_t looks              # how often it sampled
-    uint8_t *a                  # unit_bytes each (SAMPLE_BYTES at least), in one block with this
+    uint8_t *a                  # unit_bytes each (BLOCK_BYTES at least), in one block with this
     uint8_t *b
     uint8_t *sample             # SAMPLE_BYTES
     uint8_t *packed             # SAMPLE_BYTES

@@ -21,7 +21,12 @@ cooldown (8), backoff (4). 0 is an empty entry.
 import cython
 from cython.cimports.coldmem.codecs.bitshuffle import find_shuffler
 from cython.cimports.coldmem.codecs.filters import apply_filter, undo_filter
-from cython.cimports.coldmem.codecs.planes import planes_compress, planes_decompress, planes_fit
+from cython.cimports.coldmem.codecs.planes import (
+    BLOCK_BYTES,
+    planes_compress,
+    planes_decompress,
+    planes_fit,
+)
 from cython.cimports.coldmem.linux.atomic import a64_load_rlx, a64_store_rlx
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t, uint64_t
@@ -86,20 +91,18 @@ def try_variant(c, variant, src, n, dst, cap, hint):
     s: AutoSettingsP = c.settings
     filtered: cython.pointer(uint8_t)
     width: int32_t
-    sorted_planes: cython.bint
     if variant == 0:
         return s.inner.compress(c.inner, src, n, dst, cap, hint)
-    sorted_planes = variant > FILTERS
-    if sorted_planes:
-        variant -= FILTERS
     width = 8 >> ((variant - 1) & 3)
+    if variant > FILTERS:
+        if not planes_fit(n, width):
+            return 0
+        return planes_compress(
+            cython.address(s.shuffler), width, variant > FILTERS + 4, src, n, c.a, c.b, dst, cap
+        )
     filtered = apply_filter(cython.address(s.shuffler), width, variant > 4, src, n, c.a, c.b)
     if filtered == cython.NULL:
         return -1
-    if sorted_planes:
-        if not planes_fit(n, 8 * width):
-            return 0
-        return planes_compress(filtered, n, 8 * width, dst, cap)
     return s.inner.compress(c.inner, filtered, n, dst, cap, hint)
 
 
@@ -134,7 +137,7 @@ def look(c, src, n, hint, m):
     # What a filter must come down to. Everybody gets no more room than winning takes, so that losers
     # end early.
     limit = cython.cast(uint64_t, best) * 97 // 100
-    if planes_fit(sampled, 64) and planes_fit(n, 64):
+    if planes_fit(sampled, 8) and planes_fit(n, 8):
         # Planes tell which filter suits at a quarter of the cost of the inner codec, which then is
         # tried for the width that they like best, and must gain more than it costs in time.
         room = sampled
@@ -252,13 +255,12 @@ def auto_decompress(context, src, n, dst, cap):
         cap = c.unit_bytes
     if variant == 0:
         return s.inner.decompress(c.inner, src + 1, n - 1, dst, cap)
-    if variant <= FILTERS:
-        width = 8 >> ((variant - 1) & 3)
-        size = s.inner.decompress(c.inner, src + 1, n - 1, c.a, cap)
-    else:
-        variant -= FILTERS
-        width = 8 >> ((variant - 1) & 3)
-        size = planes_decompress(src + 1, n - 1, 8 * width, c.a, cap)
+    width = 8 >> ((variant - 1) & 3)
+    if variant > FILTERS:
+        return planes_decompress(
+            cython.address(s.shuffler), width, variant > FILTERS + 4, src + 1, n - 1, c.a, dst, cap
+        )
+    size = s.inner.decompress(c.inner, src + 1, n - 1, c.a, cap)
     if size < 0 or cython.cast(uint32_t, size) > cap:
         return -1
     if undo_filter(cython.address(s.shuffler), width, variant > 4, c.a, size, dst) != 0:
@@ -271,8 +273,8 @@ def auto_context_new(self, unit_bytes):
     c: AutoContextP
     p: cython.p_void = cython.NULL
     step: cython.size_t = (cython.cast(cython.size_t, unit_bytes) + 63) // 64 * 64
-    if step < SAMPLE_BYTES:
-        step = SAMPLE_BYTES
+    if step < BLOCK_BYTES:
+        step = BLOCK_BYTES
     if posix_memalign(cython.address(p), 64, 128 + 2 * step + 2 * SAMPLE_BYTES) != 0:
         return cython.NULL
     c = cython.cast(AutoContextP, p)

@@ -1,7 +1,7 @@
 # Bit planes of shuffled numbers, each stored in the cheapest of six ways.
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from coldmem.codecs.bitshuffle cimport load32, load64
+from coldmem.codecs.bitshuffle cimport Shuffler, load64
 
 cdef enum Kind:                 # 3 bits in the format
     ZEROS = 0
@@ -14,16 +14,26 @@ cdef enum Kind:                 # 3 bits in the format
 cdef enum:
     PLANES_MAX = 64
     RUN_MAX = 32                # planes that one byte of the list of kinds can stand for
+    BLOCK_BYTES = 16384         # shuffled at a time: what the first-level cache holds
 
-# Whether n bytes can be stored as this many planes.
-cdef bint planes_fit(uint32_t n, uint32_t planes) noexcept nogil
-# Bytes written to dst, or 0 when cap is too small for them (it may ask for a few bytes too many).
-cdef int32_t planes_compress(const uint8_t *src, uint32_t n, uint32_t planes,
+ctypedef const uint8_t *ConstBytes
+ctypedef uint8_t *MutBytes
+
+# Whether units of n bytes can be stored this way, as items of this width.
+cdef bint planes_fit(uint32_t n, int32_t width) noexcept nogil
+# Filter and store n bytes; bytes written to dst, 0 when cap is too small for them (it may ask for a
+# few bytes too many), or negative. a, b: BLOCK_BYTES each.
+cdef int32_t planes_compress(Shuffler *s, int32_t width, bint with_delta, const uint8_t *src,
+                             uint32_t n, uint8_t *a, uint8_t *b,
                              uint8_t *dst, uint32_t cap) noexcept nogil
-# Writes the planes to dst; how many bytes, or -1.
-cdef int32_t planes_decompress(const uint8_t *src, uint32_t n, uint32_t planes,
-                               uint8_t *dst, uint32_t cap) noexcept nogil
+cdef int32_t planes_decompress(Shuffler *s, int32_t width, bint with_delta, const uint8_t *src,
+                               uint32_t n, uint8_t *a, uint8_t *dst, uint32_t cap) noexcept nogil
 
+# One block of shuffled bytes.
+cdef uint32_t write_block(const uint8_t *src, uint32_t m, uint32_t planes,
+                          uint8_t *dst, uint32_t cap) noexcept nogil
+cdef int32_t read_block(const uint8_t *src, uint32_t n, uint32_t m, uint32_t planes,
+                        uint8_t *dst) noexcept nogil
 cdef uint32_t write_kinds(const uint8_t *kinds, uint32_t planes, uint8_t *dst, uint32_t cap) noexcept nogil
 cdef uint32_t write_changes(const uint8_t *p, uint32_t m, bint cross, uint8_t *dst,
                             uint32_t cap) noexcept nogil
@@ -56,13 +66,16 @@ cdef inline uint32_t kind_of(const uint8_t *p, uint32_t m, bint first) noexcept 
     if step < 8:
         step = 8
     i = 0
-    while i < m:
-        along += load32(p + i) == load32(p + i + 1)
-        i += step
-    if not first:
-        i = 0
+    if first:
         while i < m:
-            across += load32(p + i) == load32(p + i - m)
+            x = load64(p + i)
+            along += <uint32_t> (x ^ (x >> 8)) == 0
+            i += step
+    else:
+        while i < m:
+            x = load64(p + i)
+            along += <uint32_t> (x ^ (x >> 8)) == 0
+            across += <uint32_t> (x ^ load64(p + i - m)) == 0
             i += step
     if across > along:
         return CROSS if across * 16 >= m // step else VERBATIM

@@ -6,8 +6,10 @@ noise; of the rest, most change seldom from one byte to the next. A look at each
 speed of memory, where LZ4 would search: on units of 4 KiB a call of LZ4 clears a table of 16 KiB
 before it starts. What has repetitions of other kinds compresses worse here; `picker` compares.
 
-Format: log2 of the unit's size (1 byte); the verbatim, changes and cross planes, in order; the list of
-kinds, backwards from the end, run-length coded, a byte being ``kind << 5 | planes - 1``.
+Format: log2 of the unit's size (1 byte); with delta, the first item, whose difference is then 0; for
+each 16 KiB of the unit a block, preceded by its length (2 bytes) unless it is the last. A block: the
+verbatim, changes and cross planes, in order; the list of kinds, backwards from the end, run-length
+coded, a byte being ``kind << 5 | planes - 1``.
 A changes plane is combined by exclusive or with itself a byte later (0 at the start), a cross plane
 with the plane before it: two's complement makes neighbouring planes of small differences alike. Of
 the result, for each 64 bytes, a flag byte with a bit per 8-byte word that is not 0; for each flagged
@@ -18,7 +20,13 @@ Locks: none, no state.
 """
 
 import cython
-from cython.cimports.coldmem.codecs.bitshuffle import load64
+from cython.cimports.coldmem.codecs.bitshuffle import (
+    combine_item,
+    delta,
+    load64,
+    undelta,
+    unshuffle,
+)
 from cython.cimports.coldmem.linux.atomic import ctz64, popcount64
 from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy, memset
@@ -29,9 +37,13 @@ GATHER = cython.declare(uint64_t, 0x0102040810204080)  # bit 0 of each byte to t
 BYTES = cython.declare(uint64_t, 0x0101010101010101)
 
 
-def planes_fit(n, planes):
+def planes_fit(n, width):
     """2-powers, planes of 8 bytes at least."""
-    return n & (n - 1) == 0 and n >= 8 * planes and n <= cython.cast(uint32_t, 1) << LOG2_MAX
+    return (
+        n & (n - 1) == 0
+        and n >= 64 * cython.cast(uint32_t, width)
+        and n <= cython.cast(uint32_t, 1) << LOG2_MAX
+    )
 
 
 def write_changes(p, m, cross, dst, cap):
@@ -140,19 +152,18 @@ def write_kinds(kinds, planes, dst, cap):
     return at
 
 
-def planes_compress(src, n, planes, dst, cap):
+def write_block(src, m, planes, dst, cap):
+    """The planes of m bytes each at src; bytes written, or 0."""
     kinds: uint8_t[PLANES_MAX]
-    m: uint32_t = n // planes
     t: uint32_t
-    at: uint32_t = 1
+    at: uint32_t = 0
     size: uint32_t
     kind: uint32_t
-    if cap < 2:
-        return 0
-    dst[0] = ctz64(n)
     for t in range(planes):
         if m == 64:
             kind = kind_of(src + t * 64, 64, t == 0)
+        elif m == 256:
+            kind = kind_of(src + t * 256, 256, t == 0)
         else:
             kind = kind_of(src + t * m, m, t == 0)
         if kind >= CHANGES:
@@ -175,21 +186,14 @@ def planes_compress(src, n, planes, dst, cap):
     return at + size if size else 0
 
 
-def planes_decompress(src, n, planes, dst, cap):
-    size: uint32_t
-    m: uint32_t
-    at: uint32_t = 1
+def read_block(src, n, m, planes, dst):
+    """The inverse, from exactly n bytes; 0, or -1."""
+    at: uint32_t = 0
     end: uint32_t = n
     t: uint32_t = 0
     run: uint32_t
     kind: uint32_t
     used: int32_t
-    if n < 2 or src[0] > LOG2_MAX:
-        return -1
-    size = cython.cast(uint32_t, 1) << src[0]
-    if size > cap or not planes_fit(size, planes):
-        return -1
-    m = size // planes
     while t < planes:
         if end <= at:
             return -1
@@ -210,9 +214,7 @@ def planes_decompress(src, n, planes, dst, cap):
                 if used < 0:
                     return -1
                 at += used
-            elif kind == SAME:
-                if t == 0:
-                    return -1
+            elif kind == SAME and t > 0:
                 memcpy(dst + t * m, dst + t * m - m, m)
             elif kind == ZEROS:
                 memset(dst + t * m, 0, m)
@@ -221,4 +223,85 @@ def planes_decompress(src, n, planes, dst, cap):
             else:
                 return -1
             t += 1
-    return size if at == end else -1
+    return 0 if at == end else -1
+
+
+def planes_compress(s, width, with_delta, src, n, a, b, dst, cap):
+    block: uint32_t = n if n < BLOCK_BYTES else BLOCK_BYTES
+    planes: uint32_t = 8 * width
+    done: uint32_t = 0
+    at: uint32_t = 1
+    start: uint32_t
+    size: uint32_t
+    p: ConstBytes
+    if cap < 16:
+        return 0
+    dst[0] = ctz64(n)
+    if with_delta:
+        memcpy(dst + 1, src, width)
+        at += width
+    while done < n:
+        p = src + done
+        if with_delta:
+            # The item before the block; for the first, the item itself, for a difference of 0.
+            delta(width, block, p, a)
+            combine_item(width, a, p - width if done else p, True)
+            p = a
+        if s.forward(width, block, p, b) < 0:
+            return -1
+        done += block
+        start = at if done == n else at + 2
+        if start >= cap:
+            return 0
+        size = write_block(b, block // planes, planes, dst + start, cap - start)
+        if size == 0:
+            return 0
+        if done != n:
+            dst[at] = size & 0xFF
+            dst[at + 1] = size >> 8
+        at = start + size
+    return at
+
+
+def planes_decompress(s, width, with_delta, src, n, a, dst, cap):
+    size: uint32_t
+    block: uint32_t
+    planes: uint32_t = 8 * width
+    done: uint32_t = 0
+    at: uint32_t = 1
+    length: uint32_t
+    p: ConstBytes
+    q: MutBytes
+    if n < 2 or src[0] > LOG2_MAX:
+        return -1
+    size = cython.cast(uint32_t, 1) << src[0]
+    if size > cap or not planes_fit(size, width):
+        return -1
+    block = size if size < BLOCK_BYTES else BLOCK_BYTES
+    if with_delta:
+        at += width
+    if n < at:
+        return -1
+    while done < size:
+        q = dst + done
+        length = n - at
+        if size - done > block:
+            if length < 2:
+                return -1
+            length = src[at] | (src[at + 1] << 8)
+            at += 2
+            if length > n - at:
+                return -1
+        if read_block(src + at, length, block // planes, planes, a) < 0:
+            return -1
+        at += length
+        if unshuffle(s, width, block, a, q) < 0:
+            return -1
+        if with_delta:
+            p = src + 1
+            if done:
+                p = q - width
+            combine_item(width, q, p, False)
+            undelta(width, block, q)
+        done += block
+    return size

@@ -1,4 +1,4 @@
-/* What Cython cannot say: atomics, three system calls, the CPU number, the clock.
+/* What Cython cannot say: atomics, a few system calls, the CPU number, the clock.
  * Orders are in the names: _rlx relaxed, _acq acquire, _rel release, none = sequentially consistent. */
 #ifndef COLDMEM_ATOMIC_H
 #define COLDMEM_ATOMIC_H
@@ -8,7 +8,10 @@
 #include <linux/futex.h>
 #include <sched.h>
 #include <stdint.h>
+#include <errno.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -84,5 +87,32 @@ static inline void futex_wait(int32_t *word, int32_t value, int64_t timeout_ns) 
 }
 static inline void futex_wake(int32_t *word, int count) {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, (void *)0, (void *)0, 0);
+}
+/* Address space without memory; NULL when refused. Pages appear when touched. */
+static inline void *map_reserve(uint64_t bytes) {
+    void *p = mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? (void *)0 : p;
+}
+/* Drop the pages of `count` ranges of this process in one call: bytes done, or -errno. Linux 6.13 on. */
+static inline int64_t advise_dontneed_many(struct iovec *ranges, uint32_t count) {
+#ifdef SYS_process_madvise
+    static int self = -1; /* a pidfd of this process; -2: the kernel refused */
+    int fd = __atomic_load_n(&self, __ATOMIC_RELAXED);
+    if (fd == -1) {
+        int expected = -1;
+        fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+        if (fd < 0) fd = -2;
+        if (!__atomic_compare_exchange_n(&self, &expected, fd, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+            if (fd >= 0) close(fd);
+            fd = expected;
+        }
+    }
+    if (fd < 0) return -ENOSYS;
+    int64_t n = syscall(SYS_process_madvise, fd, ranges, (long)count, MADV_DONTNEED, 0);
+    return n < 0 ? -errno : n;
+#else
+    (void)ranges; (void)count;
+    return -ENOSYS;
+#endif
 }
 #endif

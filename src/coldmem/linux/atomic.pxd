@@ -43,3 +43,12 @@ cdef extern from "_atomic.h" nogil:
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield() noexcept
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+
+cdef extern from "_atomic.h" nogil:
+    void *map_reserve(uint64_t bytes) noexcept
+    int64_t advise_dontneed_many(iovec *ranges, uint32_t count) noexcept

@@ -1,5 +1,5 @@
 # Memory for zspages: one reserved range, handed out in runs of 1..16 units, given back in batches.
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from coldmem.linux.lock cimport Mutex
 
@@ -26,7 +26,7 @@ cdef struct Zspage:
     uint16_t units              # constant: length of the run
     uint16_t klass              # written before the zspage is published; class of its objects
     uint32_t group              # class lock: fullness group whose list holds it
-    uint32_t dirty              # arena lock: the memory may be resident
+    uint32_t free               # arena lock: 1 while on a free list of the arena
     uint32_t fill[2]
 
 cdef struct Arena:

@@ -1,122 +1,33 @@
-# The pool as C sees it. Lock order and invariants: see pool.py.
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+# The Python face of the pool; its C functions are in core.pxd, and may be cimported from here.
+cimport cython
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from coldmem.linux.lock cimport Mutex, RwLock
-from coldmem.zsmalloc.arena cimport Arena, Budget, Zspage
+from coldmem.zsmalloc.arena cimport Budget
+from coldmem.zsmalloc.core cimport (
+    LOCK_CLASS, LOCK_HANDLE, LOCK_POOL, ZS_BUSY, ZS_DOUBLE_FREE, ZS_FOREIGN, ZS_OK, ZS_STALE, PoolC,
+    PoolP, zs_drain, zs_free, zs_malloc, zs_publish, zs_read_begin, zs_read_end, zs_rewrite, zs_size,
+    zs_used_bytes, zs_write,
+)
 
-cdef enum Locking:
-    LOCK_POOL = 0
-    LOCK_CLASS = 1
-    LOCK_HANDLE = 2
-
-cdef enum:
-    MAX_CLASSES = 256
-    GROUPS = 12                 # fullness groups
-    MAGAZINE_MAX = 15
-
-# errors of zs_free and zs_read_begin
-cdef enum ZsError:
-    ZS_OK = 0
-    ZS_FOREIGN = -1
-    ZS_STALE = -2
-    ZS_DOUBLE_FREE = -3
-    ZS_BUSY = -4
-
-# One indirection: the owner keeps the handle, the word says where the object is now.
-# word = pins:12 | moving:1 | class:8 | zspage:28 | object:15
-cdef struct Handle:
-    uint64_t word               # atomic; location bits change under the class lock only
-    int32_t generation          # atomic; odd while live. Bumped by malloc and, by CAS, by free
-    uint32_t size               # payload bytes while live; next free handle otherwise (class lock)
-
-cdef struct SizeClass:          # lock and list heads on one line, classes 128 bytes apart
-    Mutex lock                  # "class" and "handle": guards what follows; "pool": unused
-    uint32_t size               # constant: bytes of an object with its header
-    uint32_t objs               # constant: objects in a zspage
-    uint32_t units              # constant: units in a zspage
-    uint32_t huge               # constant
-    uint32_t index              # constant: slot in Pool.classes
-    uint32_t nonempty           # bit g: list g is not empty (groups 0..11)
-    uint32_t head[GROUPS]
-    uint64_t zspages            # zspages in the class; stored atomically, read without the lock
-    uint64_t objects            # objects in use, magazines included; likewise
-    uint32_t handle_free        # free handles of this class: a handle never changes its class
-    uint32_t fill0
-    uint64_t moved              # objects moved by compaction
-    uint64_t freed_units        # units freed by compaction
-    uint64_t fill[11]
-
-cdef struct Magazine:           # per CPU and class: objects that are live for the core, free for us
-    int32_t lock                # try only: 0 or 1
-    uint16_t count
-    uint16_t capacity
-    uint32_t handle[MAGAZINE_MAX - 1]
-
-cdef struct PoolC:
-    Mutex lock                  # "pool": guards everything
-    uint64_t fill0[12]
-    RwLock migrate              # "class": read by free and read, written by compaction
-    uint64_t fill1[12]
-    Arena arena
-    uint32_t locking
-    uint32_t unit_bytes
-    uint32_t tag                # in every handle of this pool
-    uint32_t step               # bytes between neighbouring class sizes
-    uint32_t min_size           # size of the smallest class
-    uint32_t classes_n          # slots, merged ones included
-    uint32_t huge_class_size
-    uint32_t compact_batch      # objects moved per hold of the locks
-    uint32_t cpus               # magazines: how many CPUs have them; 0: none
-    Handle *handles             # type-stable table; index 0 is unused
-    uint64_t handles_max
-    uint64_t handles_next       # arena lock
-    Magazine *magazines         # [cpu * MAX_CLASSES + class]
-    int32_t compacting          # atomic: one runner at a time
-    int32_t closed
-    uint64_t units_compacted    # atomic
-    uint16_t class_of[MAX_CLASSES + 1]   # slot -> canonical slot
-    SizeClass *classes
-
-ctypedef PoolC *PoolP
-ctypedef SizeClass *SizeClassP
-ctypedef Handle *HandleP
-ctypedef Magazine *MagazineP
-
-# Allocate `size` bytes (1..unit_bytes): a handle, or 0 when there is no room.
-# The object is *unpublished*: nothing may read it, and compaction leaves it alone, until zs_write or
-# zs_publish is called, exactly once, by the caller.
-cdef uint64_t zs_malloc(PoolC *p, uint32_t size) noexcept nogil
-# Fill a fresh object and publish it.
-cdef void zs_write(PoolC *p, uint64_t handle, const uint8_t *src, uint32_t n) noexcept nogil
-cdef void zs_publish(PoolC *p, uint64_t handle) noexcept nogil
-# Overwrite a published object in place; the caller sees to it that nobody reads it meanwhile.
-cdef int32_t zs_rewrite(PoolC *p, uint64_t handle, const uint8_t *src, uint32_t n) noexcept nogil
-cdef int32_t zs_free(PoolC *p, uint64_t handle) noexcept nogil
-# Address of the payload, stable until zs_read_end with the same token; NULL: see error.
-cdef const uint8_t *zs_read_begin(PoolC *p, uint64_t handle, uint64_t *token, int32_t *error) noexcept nogil
-cdef void zs_read_end(PoolC *p, uint64_t handle, uint64_t token) noexcept nogil
-cdef uint32_t zs_size(PoolC *p, uint64_t handle) noexcept nogil
-cdef uint64_t zs_used_bytes(PoolC *p) noexcept nogil
-# Objects back from the magazines to the core; called under memory pressure.
-cdef void zs_drain(PoolC *p) noexcept nogil
-
+@cython.final
 cdef class Pool:
     cdef PoolC *c
+    cdef int32_t users          # atomic: threads inside
+    cdef int32_t views          # atomic: open views
+    cdef int32_t closing        # atomic
     cdef object __weakref__
+    cdef object owner           # the Pools whose budget this pool shares
     cdef readonly str name
     cdef readonly str locking
-    cdef readonly int unit_bytes
-    cdef readonly int chain
-    cdef readonly str chain_rule
+    cdef readonly int magazines
     cdef readonly object size_classes
-    cdef int views
-
-# n pools that share one limit; the pool of a slot is chosen by a hash.
-cdef class Pools:
-    cdef readonly tuple pools
-    cdef PoolC **c
-    cdef uint32_t n
-    cdef Budget budget
+    cdef _open(self, object unit_bytes, object chain, object chain_rule, object locking,
+               object magazines, object limit, object capacity, bint lock_statistics,
+               object compact_batch, object name, Budget *budget)
+    cdef uint32_t _size(self, object size) except 0
+    cdef object _full(self, uint32_t size)
+    cdef int _enter(self) except -1
+    cdef void _leave(self) noexcept nogil
 
 cdef inline uint32_t pool_index(uint64_t slot, uint32_t n) noexcept nogil:
     return <uint32_t> ((slot * <uint64_t> 0x9E3779B97F4A7C15) >> 40) % n

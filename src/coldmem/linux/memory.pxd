@@ -1,0 +1,9 @@
+# Address space: reserve it, give its pages back, release it.
+from libc.stdint cimport uint32_t, uint64_t
+
+from coldmem.linux.atomic cimport iovec
+
+cdef void *memory_reserve(uint64_t nbytes) noexcept nogil
+cdef void memory_release(void *start, uint64_t nbytes) noexcept nogil
+# Ranges are sorted and joined in place; system calls made.
+cdef uint32_t memory_dontneed(iovec *ranges, uint32_t count) noexcept nogil

@@ -1,0 +1,188 @@
+"""Memory for zspages: runs of 1..16 units out of one reserved range of addresses.
+
+Owns: the range, the descriptors of all zspages, and which of them are free.
+Guarantees: a descriptor keeps its memory for life (type-stable, never unmapped before the pool is
+destroyed), so a reader with an old location meets mapped memory. `used_bytes` of the budget never
+exceeds its limit, not even for a moment. Free runs go back to the OS in batches, outside the lock.
+Locks: `Arena.lock`, a leaf: nothing else is taken under it. A run of n units is only ever used again
+for n units; addresses are plentiful (the default range is 16 times the limit, which suffices for any
+mix of lengths), memory is what counts.
+"""
+
+import cython
+from cython.cimports.coldmem.linux.atomic import (
+    a64_cas,
+    a64_fetch_add_rlx,
+    a64_load_rlx,
+    iovec,
+)
+from cython.cimports.coldmem.linux.lock import mutex_init, mutex_lock, mutex_unlock
+from cython.cimports.coldmem.linux.memory import (
+    memory_dontneed,
+    memory_release,
+    memory_reserve,
+)
+from cython.cimports.libc.stdint import uint32_t, uint64_t
+from cython.cimports.libc.string import memset
+
+DIRTY_BYTES_MAX = cython.declare(uint64_t, 1 << 20)
+BATCH = cython.declare(uint32_t, 256)
+
+
+def arena_init(a, unit_bytes, capacity_bytes, budget, counting):
+    """0, or -1 when the address space is refused."""
+    memset(a, 0, cython.sizeof(Arena))
+    mutex_init(cython.address(a.lock), counting)
+    a.unit_bytes = unit_bytes
+    a.capacity_bytes = capacity_bytes
+    a.zspages_max = cython.cast(uint32_t, min(capacity_bytes // unit_bytes + 1, 1 << 28))
+    a.zspages_end = 1
+    a.dirty_bytes_max = DIRTY_BYTES_MAX
+    a.budget = budget if budget != cython.NULL else cython.address(a.own_budget)
+    a.mem = cython.cast(cython.p_uchar, memory_reserve(capacity_bytes))
+    a.zspages = cython.cast(ZspageP, memory_reserve(a.zspages_max * cython.sizeof(Zspage)))
+    if a.mem == cython.NULL or a.zspages == cython.NULL:
+        arena_destroy(a)
+        return -1
+    return 0
+
+
+def arena_destroy(a):
+    memory_release(a.mem, a.capacity_bytes)
+    memory_release(a.zspages, a.zspages_max * cython.sizeof(Zspage))
+    a.mem = cython.NULL
+    a.zspages = cython.NULL
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _charge(b: BudgetP, nbytes: uint64_t) -> cython.bint:
+    used: uint64_t = a64_load_rlx(cython.address(b.used_bytes))
+    peak: uint64_t
+    while True:
+        if used + nbytes > a64_load_rlx(cython.address(b.limit_bytes)):
+            return False
+        if a64_cas(cython.address(b.used_bytes), used, used + nbytes):
+            break
+        used = a64_load_rlx(cython.address(b.used_bytes))
+    used += nbytes
+    peak = a64_load_rlx(cython.address(b.peak_bytes))
+    while used > peak and not a64_cas(cython.address(b.peak_bytes), peak, used):
+        peak = a64_load_rlx(cython.address(b.peak_bytes))
+    return True
+
+
+def arena_get(a, units):
+    z: uint32_t
+    zp: ZspageP
+    nbytes: uint64_t = cython.cast(uint64_t, units) * a.unit_bytes
+    if not _charge(a.budget, nbytes):
+        return 0
+    mutex_lock(cython.address(a.lock))
+    z = a.dirty_free[units]
+    if z:  # still resident: the cheapest
+        a.dirty_free[units] = a.zspages[z].next
+        a.dirty_bytes -= nbytes
+    elif a.clean_free[units]:
+        z = a.clean_free[units]
+        a.clean_free[units] = a.zspages[z].next
+    elif a.next_byte + nbytes <= a.capacity_bytes and a.zspages_end < a.zspages_max:
+        z = a.zspages_end
+        a.zspages_end += 1
+        a.zspages[z].mem = a.mem + a.next_byte
+        a.zspages[z].units = units
+        a.next_byte += nbytes
+    if z:
+        zp = cython.address(a.zspages[z])
+        zp.free = 0
+        zp.prev = 0
+        zp.next = 0
+    mutex_unlock(cython.address(a.lock))
+    if z == 0:
+        a64_fetch_add_rlx(cython.address(a.budget.used_bytes), -nbytes)
+    return z
+
+
+def arena_put(a, zspage):
+    """Take back a zspage that nobody uses. The caller holds at most a pool or class lock."""
+    zp: ZspageP = cython.address(a.zspages[zspage])
+    nbytes: uint64_t = cython.cast(uint64_t, zp.units) * a.unit_bytes
+    batch: uint32_t = 0
+    mutex_lock(cython.address(a.lock))
+    zp.next = a.dirty_free[zp.units]
+    zp.free = 1
+    a.dirty_free[zp.units] = zspage
+    a.dirty_bytes += nbytes
+    a64_fetch_add_rlx(cython.address(a.budget.used_bytes), -nbytes)
+    if a.dirty_bytes > a.dirty_bytes_max:
+        batch = _take_batch(a, a.dirty_bytes_max // 2)
+    mutex_unlock(cython.address(a.lock))
+    if batch:
+        _release(a, batch)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _take_batch(a: ArenaP, keep_bytes: uint64_t) -> uint32_t:
+    """Unlink up to BATCH resident free runs, longest first; a list linked by `next`. Lock held."""
+    units: uint32_t
+    z: uint32_t
+    first: uint32_t = 0
+    count: uint32_t = 0
+    for units in range(MAX_CHAIN, 0, -1):
+        while a.dirty_free[units] and a.dirty_bytes > keep_bytes and count < BATCH:
+            z = a.dirty_free[units]
+            a.dirty_free[units] = a.zspages[z].next
+            a.dirty_bytes -= cython.cast(uint64_t, units) * a.unit_bytes
+            a.zspages[z].next = first
+            first = z
+            count += 1
+    return first
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _release(a: ArenaP, first: uint32_t) -> uint64_t:
+    """Give the runs of a list back to the OS, then file them as clean. Bytes given back."""
+    ranges: iovec[256]
+    count: uint32_t = 0
+    calls: uint32_t
+    z: uint32_t = first
+    after: uint32_t
+    zp: ZspageP
+    nbytes: uint64_t = 0
+    while z:
+        zp = cython.address(a.zspages[z])
+        ranges[count].iov_base = zp.mem
+        ranges[count].iov_len = cython.cast(uint64_t, zp.units) * a.unit_bytes
+        nbytes += ranges[count].iov_len
+        count += 1
+        z = zp.next
+    calls = memory_dontneed(ranges, count)
+    mutex_lock(cython.address(a.lock))
+    z = first
+    while z:
+        zp = cython.address(a.zspages[z])
+        after = zp.next
+        zp.next = a.clean_free[zp.units]
+        a.clean_free[zp.units] = z
+        z = after
+    a.released_bytes += nbytes
+    a.release_calls += calls
+    mutex_unlock(cython.address(a.lock))
+    return nbytes
+
+
+def arena_trim(a):
+    first: uint32_t
+    total: uint64_t = 0
+    while True:
+        mutex_lock(cython.address(a.lock))
+        first = _take_batch(a, 0)
+        mutex_unlock(cython.address(a.lock))
+        if first == 0:
+            return total
+        total += _release(a, first)

@@ -26,3 +26,13 @@ ctypedef CodecC *CodecP
 cdef class Codec:
     cdef CodecC c
     cdef readonly str name
+
+# Short names for casts in pure-Python mode.
+ctypedef const uint8_t *Bytes
+ctypedef uint8_t *BytesOut
+
+# One call with a context of its own; what the codec returns, or INT32_MIN + 1 without memory.
+cdef int32_t c_compress(CodecC *c, const uint8_t *src, uint32_t n,
+                        uint8_t *dst, uint32_t cap, uint64_t hint) noexcept nogil
+cdef int32_t c_decompress(CodecC *c, const uint8_t *src, uint32_t n,
+                          uint8_t *dst, uint32_t cap) noexcept nogil

@@ -43,6 +43,7 @@ cdef struct LockCounts:
     uint64_t wait_ns
 
 cdef void mutex_init(Mutex *m, bint counting) noexcept nogil
+cdef void mutex_acquire(Mutex *m) noexcept nogil
 cdef void mutex_lock_slow(Mutex *m) noexcept nogil
 cdef void mutex_counts(Mutex *m, LockCounts *out) noexcept nogil
 

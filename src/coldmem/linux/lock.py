@@ -43,24 +43,26 @@ def mutex_init(m, counting):
     m.counting = counting
 
 
-def mutex_lock_slow(m):
-    """Spin a little, then sleep. Called when the first try failed."""
+def mutex_acquire(m):
+    """Spin a little, then sleep; counts nothing."""
     i: cython.int
     value: int32_t
-    held: cython.bint = False
-    t: uint64_t = now_ns() if m.counting else 0
     for i in range(SPINS):
         value = a32_load_rlx(cython.address(m.word))
         if value == 2:
             break  # somebody sleeps already: the queue is long, do not burn the core
         if value == 0 and a32_cas(cython.address(m.word), 0, 1):
-            held = True
-            break
+            return
         cpu_relax()
-    if not held:
-        # From here on the word says 2: whoever unlocks must wake. One wake too many is harmless.
-        while a32_xchg_acq(cython.address(m.word), 2) != 0:
-            futex_wait(cython.address(m.word), 2, -1)
+    # From here on the word says 2: whoever unlocks must wake. One wake too many is harmless.
+    while a32_xchg_acq(cython.address(m.word), 2) != 0:
+        futex_wait(cython.address(m.word), 2, -1)
+
+
+def mutex_lock_slow(m):
+    """Called when the first try failed."""
+    t: uint64_t = now_ns() if m.counting else 0
+    mutex_acquire(m)
     if m.counting:
         m.acquisitions += 1
         m.contended += 1
@@ -68,8 +70,8 @@ def mutex_lock_slow(m):
 
 
 def mutex_counts(m, out):
-    """Add the counts of `m` to `out`; takes the mutex."""
-    mutex_lock(m)
+    """Add the counts of `m` to `out`. Takes the mutex, which is not counted itself."""
+    mutex_acquire(m)
     out.acquisitions += m.acquisitions
     out.contended += m.contended
     out.wait_ns += m.wait_ns
@@ -128,7 +130,10 @@ def rw_write_lock(l):
     t: uint64_t = 0
     i: cython.int
     line: int32_t
-    mutex_lock(cython.address(l.writer))
+    contended: cython.bint = False  # counts once, whatever it waited for
+    if not mutex_trylock(cython.address(l.writer)):
+        mutex_lock_slow(cython.address(l.writer))
+        contended = True
     a32_store(cython.address(l.closed), 1)
     for line in range(l.lines_mask + 1):
         i = 0
@@ -140,7 +145,8 @@ def rw_write_lock(l):
                 sched_yield()
             cpu_relax()
     if t:
-        l.writer.contended += 1
+        if not contended:
+            l.writer.contended += 1
         l.writer.wait_ns += now_ns() - t
 
 

@@ -17,7 +17,6 @@ from cython.cimports.coldmem.linux.atomic import (
 )
 from cython.cimports.coldmem.zsmalloc.compact import zs_compact
 from cython.cimports.coldmem.zsmalloc.core import (
-    PoolC,
     PoolP,
     zs_drain,
     zs_free,

@@ -15,13 +15,12 @@ from cython.cimports.coldmem.linux.lock import (
     rw_counts,
 )
 from cython.cimports.coldmem.zsmalloc.arena import Zspage
-from cython.cimports.coldmem.zsmalloc.compact import class_can_compact, zs_can_compact
+from cython.cimports.coldmem.zsmalloc.compact import class_can_compact
 from cython.cimports.coldmem.zsmalloc.core import (
     GROUPS,
     MAX_CLASSES,
     Handle,
     Magazine,
-    PoolP,
     SizeClass,
     SizeClassP,
     class_lock,

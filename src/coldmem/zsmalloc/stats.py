@@ -101,7 +101,13 @@ class LockStats:
 
 
 def format_classes(rows: Sequence[ClassStats]) -> str:
-    """The table of debugfs, with its Total row."""
+    """The table of debugfs, with its Total row.
+
+    Parameters
+    ----------
+    rows : sequence of ClassStats
+        What `Pool.class_stats` returned.
+    """
     lines = [list(COLUMNS)]
     lines += [[str(value) for value in row.row()] for row in rows]
     total: list[object] = ["Total", ""]

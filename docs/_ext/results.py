@@ -1,0 +1,90 @@
+"""``.. results::``: tables of what was measured, read from docs/results/*.json.
+
+Figures are never typed by hand. A file is what a ``bench`` or ``lab`` command printed with
+``--json``: ``{"name": ..., "machine": {...}, "settings": {...}, "rows": [{...}, ...]}``.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import Directive, directives
+
+FOLDER = Path(__file__).parents[1] / "results"
+
+
+def text_of(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", " ")
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {text_of(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(text_of, value))
+    return str(value)
+
+
+def columns_of(rows: list[dict[str, Any]]) -> list[str]:
+    """Keys in the order in which they first appear; nested objects are left out."""
+    seen: dict[str, None] = {}
+    for row in rows:
+        seen.update(dict.fromkeys(k for k, v in row.items() if not isinstance(v, dict | list)))
+    return list(seen)
+
+
+def table(columns: list[str], rows: list[dict[str, Any]]) -> nodes.table:
+    group = nodes.tgroup(cols=len(columns))
+    group += [nodes.colspec(colwidth=max(len(c), 6)) for c in columns]
+    head, body = nodes.thead(), nodes.tbody()
+    head += _row([c.replace("_", " ") for c in columns])
+    body += [_row([text_of(row.get(c)) for c in columns]) for row in rows]
+    group += [head, body]
+    outer = nodes.table()
+    outer += group
+    return outer
+
+
+def _row(cells: list[str]) -> nodes.row:
+    row = nodes.row()
+    for cell in cells:
+        entry = nodes.entry()
+        entry += nodes.paragraph(text=cell)
+        row += entry
+    return row
+
+
+class Results(Directive):
+    """All files, or the one that is named."""
+
+    optional_arguments = 1
+    option_spec = {"columns": directives.unchanged}  # noqa: RUF012
+
+    def run(self) -> list[nodes.Node]:
+        environment = self.state.document.settings.env
+        names = [FOLDER / f"{self.arguments[0]}.json"] if self.arguments else sorted(
+            FOLDER.glob("*.json"))
+        out: list[nodes.Node] = []
+        for path in names:
+            environment.note_dependency(str(path))
+            data = json.loads(path.read_text())
+            section = nodes.section(ids=[nodes.make_id(f"results-{path.stem}")])
+            section += nodes.title(text=data["name"])
+            for key in ("machine", "settings"):
+                section += nodes.paragraph(text=f"{key.capitalize()}: {text_of(data[key])}.")
+            wanted = self.options.get("columns", "").split()
+            section += table(wanted or columns_of(data["rows"]), data["rows"])
+            out.append(section)
+        if not out:
+            out.append(nodes.paragraph(text="Nothing has been measured for this version yet."))
+        return out
+
+
+def setup(app):
+    app.add_directive("results", Results)
+    # A new file must be noticed although no page names it.
+    app.connect("env-get-outdated", lambda app, env, added, changed, removed: ["results"])
+    return {"version": "1", "parallel_read_safe": True}

@@ -1,0 +1,137 @@
+"""Shared libraries, found when a codec first needs them.
+
+Owns: the handles of the libraries; they stay open for the life of the process.
+Guarantees: no header of these libraries is needed to build; a library that is missing, or too old
+to have a function, is a `MissingLibraryError` that names the packages to install. liblz4 and
+libzstd are looked for under their sonames, then inside the libblosc2 of the `blosc2` package, which
+carries and exports both; so a machine without the system packages is served by that wheel.
+Assumes: called with the GIL.
+Locks: none; loading twice gives the same handle.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import cython
+from cython.cimports.posix.dlfcn import RTLD_LOCAL, RTLD_NOW, dlclose, dlopen, dlsym
+
+from coldmem.errors import MissingLibraryError
+
+LZ4 = (b"LZ4_sizeofState", b"LZ4_compress_fast_extState", b"LZ4_decompress_safe")
+ZSTD = (
+    b"ZSTD_createCCtx", b"ZSTD_freeCCtx", b"ZSTD_createDCtx", b"ZSTD_freeDCtx",
+    b"ZSTD_compressCCtx", b"ZSTD_decompressDCtx", b"ZSTD_isError", b"ZSTD_getErrorCode",
+    b"ZSTD_minCLevel", b"ZSTD_maxCLevel",
+)
+ZLIB = (
+    b"deflateInit_", b"deflate", b"deflateReset", b"deflateEnd",
+    b"inflateInit_", b"inflate", b"inflateReset", b"inflateEnd",
+)
+BLOSC2 = (b"blosc2_bitshuffle", b"blosc2_bitunshuffle")
+
+# Tests put another soname here to see what happens without a library.
+SONAMES = {
+    "lz4": "liblz4.so.1", "zstd": "libzstd.so.1", "zlib": "libz.so.1", "blosc2": "libblosc2.so",
+}
+
+
+def blosc2_candidates() -> tuple:
+    """Paths of libblosc2 inside the `blosc2` package, without importing it."""
+    try:
+        spec = importlib.util.find_spec("blosc2")
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        return ()
+    return tuple(
+        str(path)
+        for folder in spec.submodule_search_locations
+        for path in sorted(Path(folder).glob(f"lib*/{SONAMES['blosc2']}*"))
+    )
+
+
+def open_first(candidates, symbols, message):
+    """The first library that opens and has all the symbols."""
+    handle: cython.p_void
+    why = []
+    for candidate in candidates:
+        path: bytes = candidate.encode()
+        handle = dlopen(path, RTLD_NOW | RTLD_LOCAL)
+        if handle == cython.NULL:
+            why.append(f"{candidate} cannot be opened")
+            continue
+        missing = None
+        for name in symbols:
+            if dlsym(handle, cython.cast(bytes, name)) == cython.NULL:
+                missing = name.decode()
+                break
+        if missing is None:
+            return handle
+        dlclose(handle)
+        why.append(f"{candidate} has no {missing}")
+    detail = "; ".join(why)
+    raise MissingLibraryError(f"{message}{' (' + detail + ')' if detail else ''}")
+
+
+def symbol(library, name):
+    found: cython.p_void = dlsym(library, name)
+    if found == cython.NULL:
+        raise MissingLibraryError(f"a shared library has no function {name.decode()}")
+    return found
+
+
+def load_lz4(api):
+    h: cython.p_void = open_first(
+        (SONAMES["lz4"], *blosc2_candidates()), LZ4,
+        "liblz4 is not installed: install the package liblz4-1 (Debian, Ubuntu) or lz4-libs "
+        "(Fedora), or the Python package blosc2",
+    )
+    api.state_bytes = cython.cast(lz4_state_fn, symbol(h, LZ4[0]))
+    api.compress = cython.cast(lz4_compress_fn, symbol(h, LZ4[1]))
+    api.decompress = cython.cast(lz4_decompress_fn, symbol(h, LZ4[2]))
+    return 0
+
+
+def load_zstd(api):
+    h: cython.p_void = open_first(
+        (SONAMES["zstd"], *blosc2_candidates()), ZSTD,
+        "libzstd is not installed: install the package libzstd1 (Debian, Ubuntu) or libzstd "
+        "(Fedora), or the Python package blosc2",
+    )
+    api.create_compressor = cython.cast(zstd_create_fn, symbol(h, ZSTD[0]))
+    api.free_compressor = cython.cast(zstd_free_fn, symbol(h, ZSTD[1]))
+    api.create_decompressor = cython.cast(zstd_create_fn, symbol(h, ZSTD[2]))
+    api.free_decompressor = cython.cast(zstd_free_fn, symbol(h, ZSTD[3]))
+    api.compress = cython.cast(zstd_compress_fn, symbol(h, ZSTD[4]))
+    api.decompress = cython.cast(zstd_decompress_fn, symbol(h, ZSTD[5]))
+    api.is_error = cython.cast(zstd_error_fn, symbol(h, ZSTD[6]))
+    api.error_code = cython.cast(zstd_error_fn, symbol(h, ZSTD[7]))
+    api.level_min = cython.cast(zstd_level_fn, symbol(h, ZSTD[8]))
+    api.level_max = cython.cast(zstd_level_fn, symbol(h, ZSTD[9]))
+    return 0
+
+
+def load_zlib(api):
+    h: cython.p_void = open_first(
+        (SONAMES["zlib"],), ZLIB,
+        "libz is not installed: install the package zlib1g (Debian, Ubuntu) or zlib-ng-compat "
+        "(Fedora)",
+    )
+    api.deflate_init = cython.cast(z_deflate_init_fn, symbol(h, ZLIB[0]))
+    api.deflate = cython.cast(z_run_fn, symbol(h, ZLIB[1]))
+    api.deflate_reset = cython.cast(z_stream_fn, symbol(h, ZLIB[2]))
+    api.deflate_end = cython.cast(z_stream_fn, symbol(h, ZLIB[3]))
+    api.inflate_init = cython.cast(z_inflate_init_fn, symbol(h, ZLIB[4]))
+    api.inflate = cython.cast(z_run_fn, symbol(h, ZLIB[5]))
+    api.inflate_reset = cython.cast(z_stream_fn, symbol(h, ZLIB[6]))
+    api.inflate_end = cython.cast(z_stream_fn, symbol(h, ZLIB[7]))
+    return 0
+
+
+def load_blosc2(api):
+    h: cython.p_void = open_first(
+        blosc2_candidates(), BLOSC2, "libblosc2 is not installed: install the Python package blosc2"
+    )
+    api.bitshuffle = cython.cast(blosc2_shuffle_fn, symbol(h, BLOSC2[0]))
+    api.bitunshuffle = cython.cast(blosc2_shuffle_fn, symbol(h, BLOSC2[1]))
+    return 0

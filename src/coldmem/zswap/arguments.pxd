@@ -1,0 +1,8 @@
+# What Python callers pass: buffers and slots.
+from libc.stdint cimport uint64_t
+
+from coldmem.zswap.batch cimport Slots
+
+cdef int get_buffer(object data, Py_buffer *view, bint writable) except -1
+# n: how many slots the buffer of units says, or 0 when the slots themselves say it.
+cdef int get_slots(object slots, uint64_t n, Slots *out, Py_buffer *view) except -1

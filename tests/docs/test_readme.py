@@ -1,0 +1,49 @@
+"""What the README and CONTRIBUTING say works as it stands there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_the_example_runs(code, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_there_is_one_example_of_about_20_lines():
+    assert len(EXAMPLES) == 1
+    assert 5 <= len(EXAMPLES[0].splitlines()) <= 25
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/experiment.md"])
+def test_make_targets_exist(name):
+    targets = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = (ROOT / name).read_text()
+    used = set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE))
+    assert used
+    assert used <= targets
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_paths_exist(name):
+    text = (ROOT / name).read_text()
+    paths = re.findall(r"`((?:src|docs|tests|tools|\.ci)/[\w./-]*)`", text)
+    paths += re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    assert paths
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_figures_are_those_of_the_results():
+    """Run `make figures` when this fails."""
+    done = subprocess.run([sys.executable, ROOT / "tools" / "figures.py", "--check"])
+    assert done.returncode == 0

@@ -1,0 +1,95 @@
+"""Write the README's table of figures from docs/results/*.json; ``--check`` only compares.
+
+A figure in the README is thus always one that a command printed. Files: ``engine.json`` is what
+``coldmem bench engine --json`` printed, ``locks.json`` what ``coldmem lab locks --json`` did.
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+README = ROOT / "README.md"
+BEGIN = "<!-- figures: written by `make figures` from docs/results; do not edit -->"
+END = "<!-- end of figures -->"
+
+
+def load(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    named = [("cpu_model", "{}"), ("cpus", "{} CPUs"), ("kernel", "Linux {}"),
+             ("python", "Python {}")]
+    return ", ".join(form.format(machine[key]) for key, form in named if machine.get(key))
+
+
+def engine(data: dict[str, Any]) -> list[str]:
+    """Overhead over the bare codec: the median over corpora, and the worst."""
+    out = [
+        f"Store + load + invalidate, against the bare codec on the same units in the same run"
+        f" ({machine_line(data['machine'])}):", "",
+        "| codec | unit | corpora | median of time / bare | worst |", "|---|---|---|---|---|",
+    ]
+    keys = sorted({(row["codec"], row["unit_bytes"]) for row in data["rows"]})
+    for codec, unit in keys:
+        ratios = [row["overhead_ratio"] for row in data["rows"]
+                  if (row["codec"], row["unit_bytes"]) == (codec, unit)
+                  and row["overhead_ratio"] is not None]
+        if ratios:
+            out.append(f"| {codec} | {unit // 1024}K | {len(ratios)} |"
+                       f" {statistics.median(ratios):.3f} | {max(ratios):.3f} |")
+    return [*out, ""]
+
+
+def locks(data: dict[str, Any]) -> list[str]:
+    """Operations per second by arm and threads, for each workload and codec."""
+    out = [f"Millions of operations per second ({machine_line(data['machine'])}):", ""]
+    rows = data["rows"]
+    threads = sorted({row["threads"] for row in rows})
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    out += [f"| workload | codec | arm | {' | '.join(f'{t} threads' for t in threads)} |".replace(
+                "| 1 threads", "| 1 thread"),
+            "|---|---|---|" + "---|" * len(threads)]
+    found = {(r["workload"], r["codec"], r["arm"], r["threads"]): r["mops_per_s"] for r in rows}
+    for workload, codec in dict.fromkeys((row["workload"], row["codec"]) for row in rows):
+        for arm in arms:
+            cells = [found.get((workload, codec, arm, t)) for t in threads]
+            if any(cell is not None for cell in cells):
+                shown = " | ".join("" if c is None else f"{c:.2f}" for c in cells)
+                out.append(f"| {workload} | {codec} | `{arm}` | {shown} |")
+    return [*out, ""]
+
+
+def figures() -> str:
+    lines: list[str] = []
+    for name, make in (("engine", engine), ("locks", locks)):
+        data = load(name)
+        if data is not None:
+            lines += make(data)
+    if not lines:
+        lines = ["Nothing has been measured for this version yet: `make bench` and `make lab`.", ""]
+    return "\n".join([BEGIN, "", *lines, END])
+
+
+def updated(text: str) -> str:
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    return before + figures() + after
+
+
+def main() -> int:
+    old = README.read_text()
+    new = updated(old)
+    if "--check" in sys.argv:
+        return 0 if new == old else 1
+    README.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

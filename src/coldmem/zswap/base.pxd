@@ -12,7 +12,7 @@ cdef class ZswapBase:
     cdef bint owns_swap
     cdef object pools               # Pool or Pools
     cdef list codecs                # of c.codecs, by id: keeps them alive
-    cdef dict codec_ids             # by name, of codecs that were asked for by name
+    cdef list codec_asked           # by id: what the caller gave, a name or an object
     cdef dict group_ids             # name -> id
     cdef dict group_parents         # name -> name or None
     cdef object lock                # serialises what changes the four above

@@ -12,11 +12,12 @@ Locks: none, no state.
 """
 
 import cython
-from coldmem.errors import CodecError, InvalidSizeError, MissingLibraryError
 from cython.cimports.coldmem.codecs.library import Blosc2Api, load_blosc2
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy, memset
+
+from coldmem.errors import CodecError, InvalidSizeError, MissingLibraryError
 
 WIDTHS = (8, 4, 2, 1)
 

@@ -10,7 +10,6 @@ Locks: the GIL.
 """
 
 import cython
-from coldmem.errors import CodecError, UsageError
 from cython.cimports.cpython.buffer import (
     PyBUF_READ,
     PyBUF_SIMPLE,
@@ -21,6 +20,8 @@ from cython.cimports.cpython.exc import PyErr_SetObject, PyErr_WriteUnraisable
 from cython.cimports.cpython.memoryview import PyMemoryView_FromMemory
 from cython.cimports.libc.stdint import int32_t
 from cython.cimports.libc.string import memcpy
+
+from coldmem.errors import CodecError, UsageError
 
 
 def python_compress(context, src, n, dst, cap, hint):

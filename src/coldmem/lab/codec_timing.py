@@ -5,13 +5,14 @@ Locks: none.
 """
 
 import cython
-from coldmem.codecs.registry import get_codec
-from coldmem.errors import CodecError, InternalError, InvalidSizeError
 from cython.cimports.coldmem.linux.atomic import now_ns
 from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cython.cimports.libc.stdint import int32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcmp, memcpy, memset
+
+from coldmem.codecs.registry import get_codec
+from coldmem.errors import CodecError, InternalError, InvalidSizeError
 
 
 def one_pass(p):

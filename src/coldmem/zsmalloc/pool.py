@@ -61,6 +61,9 @@ def _raise(error: cython.int, handle: object):
     raise StaleHandleError(f"handle {handle:#x} is stale: its object was freed")
 
 
+# no_gc_clear: __dealloc__ uses the budget of the owner, which a collected cycle must not drop first.
+@cython.no_gc_clear
+@cython.cclass
 class Pool:
     """A compressed-memory allocator: zsmalloc in user space.
 

@@ -12,6 +12,9 @@ from cython.cimports.cpython.buffer import PyBuffer_FillInfo
 from coldmem.errors import HandleBusyError
 
 
+# no_gc_clear: __dealloc__ uses the pool, which a collected cycle must not drop first.
+@cython.no_gc_clear
+@cython.cclass
 class View:
     """An object of a pool held still; see `Pool.view`."""
 

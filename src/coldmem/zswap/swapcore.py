@@ -39,7 +39,7 @@ from cython.cimports.posix.unistd import close
 ONE = cython.declare(uint64_t, 1)
 
 
-# -- space ------------------------------------------------------------------------------------------
+# -- space -----------------------------------------------------------------------------------------
 @cython.cfunc
 @cython.inline
 @cython.nogil
@@ -114,7 +114,7 @@ def swap_punch(f):
     i: uint32_t
     error: int32_t
     mutex_lock(cython.address(f.lock))
-    if f.closed or f.punching or not f.punch_batch:
+    if f.closed or f.inherited or f.punching or not f.punch_batch:
         mutex_unlock(cython.address(f.lock))
         return 0
     count = map_take_pending(cython.address(f.map), regions, PUNCH_BATCH)
@@ -146,7 +146,7 @@ def swap_punch(f):
     return done
 
 
-# -- transfers --------------------------------------------------------------------------------------
+# -- transfers -------------------------------------------------------------------------------------
 @cython.cfunc
 @cython.inline
 @cython.nogil

@@ -107,7 +107,7 @@ _MAP_FAULTS = {
 }
 
 
-# -- the file as Python sees it ---------------------------------------------------------------------
+# -- the file as Python sees it --------------------------------------------------------------------
 def default_directory() -> str:
     """The directory that is used when none is given; see the head of this module."""
     usable = None
@@ -187,8 +187,8 @@ class SwapFile:
             raise InvalidQuantityError(f"swap_max of {format_bytes(size)} is more than 16 TiB")
         if unit_bytes & (unit_bytes - 1) or not 1024 <= unit_bytes <= 256 << 10:
             raise InvalidSizeError(f"unit_bytes={unit_bytes}: a power of two, 1 KiB to 256 KiB")
-        if self.c.fd >= 0:
-            raise UsageError("this SwapFile is in use; make another one")
+        if self.fault_tables is not None:
+            raise UsageError("a SwapFile is made once; make another one")
         self.directory = os.fspath(directory) if directory is not None else default_directory()
         self.unit_bytes = self.c.unit_bytes = unit_bytes
         self.fault_tables = []
@@ -217,7 +217,7 @@ class SwapFile:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self.c.closed else f"{format_bytes(self.used_bytes)} used"
+        state = "closed" if self.closed else f"{format_bytes(self.used_bytes)} used"
         return f"<SwapFile in {self.directory}, {state} of {format_bytes(self.c.bytes_max)}>"
 
     def close(self) -> None:
@@ -254,8 +254,8 @@ class SwapFile:
         shift: uint32_t = f.map.granule_shift
         first: uint64_t
         count: uint64_t
-        ok: cython.bint = 0 <= offset and 0 < nbytes <= f.bytes_max - min(offset, f.bytes_max)
-        if f.closed:
+        ok: cython.bint = offset >= 0 and 0 < nbytes <= f.bytes_max - min(offset, f.bytes_max)
+        if self.closed:
             raise ClosedError("the swap file is closed")
         if ok:
             first = offset >> shift
@@ -405,7 +405,7 @@ class SwapFile:
         used: uint64_t
         punched: uint64_t
         punch_errors: uint64_t
-        if f.closed:
+        if self.closed:
             raise ClosedError("the swap file is closed")
         file_bytes = os.fstat(f.fd).st_blocks * 512
         with cython.nogil:
@@ -486,7 +486,7 @@ class SwapFile:
         return table
 
 
-# -- fork -------------------------------------------------------------------------------------------
+# -- fork ------------------------------------------------------------------------------------------
 _open_files: "weakref.WeakSet[SwapFile]" = weakref.WeakSet()
 
 

@@ -1,6 +1,8 @@
 import os
-from collections.abc import Buffer, Sequence
+from collections.abc import Sequence
 from typing import Self, TypedDict
+
+from typing_extensions import Buffer
 
 from coldmem.zswap.swapio import Faults
 

@@ -26,7 +26,7 @@ MIX2 = cython.declare(uint64_t, 0xBF58476D1CE4E5B9)
 MIX3 = cython.declare(uint64_t, 0x94D049BB133111EB)
 
 
-# -- transfers --------------------------------------------------------------------------------------
+# -- transfers -------------------------------------------------------------------------------------
 @cython.cfunc
 @cython.inline
 @cython.nogil
@@ -90,7 +90,7 @@ def io_read(fd, dst, n, offset, strike):
     return 0
 
 
-# -- faults -----------------------------------------------------------------------------------------
+# -- faults ----------------------------------------------------------------------------------------
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
@@ -230,4 +230,7 @@ class Faults:
     def hits(self) -> list[int]:
         """How often each row has struck."""
         i: uint64_t
-        return [a64_load_rlx(cython.address(self.c.faults[i].hits)) for i in range(self.c.count)]
+        out = []
+        for i in range(self.c.count):
+            out.append(a64_load_rlx(cython.address(self.c.faults[i].hits)))
+        return out

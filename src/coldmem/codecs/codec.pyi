@@ -1,0 +1,6 @@
+from typing_extensions import Buffer
+
+class Codec:
+    name: str
+    def compress(self, data: Buffer, hint: int = 0) -> bytes | None: ...
+    def decompress(self, data: Buffer, size: int) -> bytes: ...

@@ -17,6 +17,7 @@ import click
 from coldmem.errors import ColdmemError
 
 INTERRUPTED = 130
+STDOUT_FD = 1
 
 
 class LazyGroup(click.Group):
@@ -107,7 +108,7 @@ def run(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output is gone; nothing more can be said to them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT_FD)
         return 0
     except ColdmemError as error:
         print(f"coldmem: {error}", file=sys.stderr)

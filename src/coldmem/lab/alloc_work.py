@@ -267,6 +267,13 @@ class AllocWork:
             state = zlib.crc32(b"%d:%d;" % (slot, j), state)
         return objects, stored, f"{state:08x}"
 
+    def handle(self, slot):
+        """Handle of the object in a slot, 0 when it is empty."""
+        number: uint32_t = slot
+        if number >= self.c.span * self.c.threads:
+            raise UsageError(f"slot {slot} of {self.c.span * self.c.threads}")
+        return self.c.slots[number].handle
+
     def clear(self):
         """Free every live object."""
         slot: uint32_t

@@ -51,12 +51,13 @@ def draw(result: Result, path: Path) -> None:
         axes[0][0].set_ylabel("million operations per second")
         axes[1][0].set_ylabel("share of thread time\nspent waiting for locks")
         handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=5 if len(panels) > 2 else 2, frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=5 if len(panels) > 2 else 2,
+                      frameon=False)
         facts = result.machine
         figure.suptitle(
             f"One pool or 32, and five ways of locking: {facts['cpu_model']}, {facts['cpus']} CPUs"
-            f"\nruns per point: {result.settings['repeats']}; their median, and bars from the slowest to "
-            "the fastest",
+            f"\nruns per point: {result.settings['repeats']}; their median, and bars from the slowest "
+            "to the fastest",
             fontsize=10,
         )
         figure.savefig(path, dpi=110)

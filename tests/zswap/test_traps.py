@@ -12,6 +12,7 @@ from unit_data import UNIT, noise, same, text
 
 from coldmem.errors import CodecError, MemoryLimitError, SlotNotFoundError
 from coldmem.testing.faults import Fault, FaultPlan
+from coldmem.testing.zswap_stress import ZswapStress
 from coldmem.zswap import Zswap
 
 
@@ -223,6 +224,25 @@ def test_trap_4_counters_are_exact_under_threads(run_threads):
         assert c["same_filled_pages"] == threads * 75
         for g in groups:
             assert g.stats()["zswpout"] == threads * rounds // 2
+        z.check_valid("full")
+
+
+@pytest.mark.tsan
+@pytest.mark.parametrize("shards", [1, 64])
+def test_trap_4_at_full_speed(run_threads, shards, stress_seconds):
+    """Without the interpreter in between."""
+    with Zswap(max_pool="8M", swap="32M", shards=shards) as z:
+        stress = ZswapStress(z, 500, [z.group("g")])
+        timer = threading.Timer(stress_seconds, stress.stop_all)
+        timer.start()
+        results = run_threads(*(lambda t=t: stress.worker(t) for t in range(6)))
+        timer.join()
+        _, bad, refused, stored, loaded = (sum(column) for column in zip(*results, strict=True))
+        c = z.counters()
+        assert bad == 0
+        assert c["zswpout"] == stored
+        assert c["zswpin"] + c["swpin_disk"] == loaded
+        assert sum(n for name, n in c.items() if name.startswith("reject")) == refused
         z.check_valid("full")
 
 

@@ -108,7 +108,8 @@ class ZswapStress:
         Returns
         -------
         tuple of int
-            Operations done, wrong answers (none, it is to be hoped), and stores refused.
+            Operations done, wrong answers (none, it is to be hoped), stores refused, stores that
+            went well, and loads that handed a unit out.
         """
         r: Result
         s: uint64_t = seed + 1
@@ -119,7 +120,7 @@ class ZswapStress:
         with cython.nogil:
             self.run(s * MIX, unit, unit + self.z.unit_bytes, cython.address(r))
         free(unit)
-        return r.done, r.bad, r.refused
+        return r.done, r.bad, r.refused, r.stored, r.loaded
 
     def run(self, seed, unit, work, r):
         x: uint64_t = seed
@@ -155,6 +156,7 @@ class ZswapStress:
             got = zswap_load(self.z, slot, unit, False, w)
             if got == ZW_NOT_FOUND:
                 return
+            r.loaded += got > 0
             version = unit_version(unit)
             if got != cython.cast(int32_t, n) or not unit_valid(unit, work, n, slot) or (
                 version < floor or version > a32_load_acq(cython.address(s.next))
@@ -165,6 +167,7 @@ class ZswapStress:
             version = a32_fetch_add(cython.address(s.next), 1) + 1
             fill_unit(unit, n, slot, cython.cast(uint32_t, version))
             if zswap_store(self.z, slot, unit, group, w) == ZW_OK:
+                r.stored += 1
                 s.present = version
                 a32_store_rel(cython.address(s.floor), version)
             else:
@@ -172,6 +175,7 @@ class ZswapStress:
                 r.refused += 1
         elif what < 8:
             got = zswap_load(self.z, slot, unit, what == 4, w)
+            r.loaded += got > 0
             if s.present == 0:
                 r.bad += got != ZW_NOT_FOUND
             elif got != cython.cast(int32_t, n) or not unit_valid(unit, work, n, slot) or (
@@ -192,11 +196,15 @@ class ZswapStress:
             fill_unit(unit, n, slot, cython.cast(
                 uint32_t, a32_fetch_add(cython.address(self.slots[slot].next), 1)
             ))
-            r.refused += zswap_store(self.z, slot, unit, group, w) != ZW_OK
+            if zswap_store(self.z, slot, unit, group, w) == ZW_OK:
+                r.stored += 1
+            else:
+                r.refused += 1
         elif what < 7:
             zswap_invalidate(self.z, slot, w)
         else:
             got = zswap_load(self.z, slot, unit, what < 10, w)
+            r.loaded += got > 0
             if got != ZW_NOT_FOUND and (
                 got != cython.cast(int32_t, n) or not unit_valid(unit, work, n, slot)
             ):

@@ -120,6 +120,8 @@ def zswap_close(z):
 
 def zswap_free(z):
     """After zswap_close, by the last user of z."""
+    if z.owner_pid == getpid():
+        tables_destroy(z)  # of one that was never opened
     contexts_destroy(z)
     free(z.pools)
     free(z)

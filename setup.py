@@ -14,7 +14,9 @@ from setuptools import Extension, setup
 
 SRC = Path("src")
 SANITIZE = os.environ.get("COLDMEM_SANITIZE", "")
-FLAGS = ["-O2", "-g1", "-std=gnu11", "-fno-strict-aliasing", "-Wno-unused-function"]
+# The two warnings are about C that Cython writes, not about what we wrote.
+FLAGS = ["-O2", "-g1", "-std=gnu11", "-fno-strict-aliasing", "-Wno-unused-function",
+         "-Wno-sign-compare"]
 LINK: list[str] = []
 if SANITIZE:
     FLAGS += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer"]

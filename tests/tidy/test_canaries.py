@@ -87,7 +87,7 @@ def test_kernel_seam_with_a_reason(tree):
 
 
 def test_too_long(tree):
-    src = tree({"a.py": "x = 1\n" * 501, "b.pxd": "\n" * 501, "c.py": "x = 1\n" * 500})
+    src = tree({"a.py": "x = 1\n" * 521, "b.pxd": "\n" * 521, "c.py": "x = 1\n" * 520})
     assert len(list(rules.too_long(src.parent, ["src"], {}))) == 2
     assert len(list(rules.too_long(src.parent, ["src"], {"src/coldmem/a.py": "why"}))) == 1
 
@@ -102,9 +102,13 @@ def test_missing_module_docstrings(tree):
     assert len(list(rules.missing_module_docstrings(src))) == 2
 
 
-PXD = "cdef class Pool:\n    cdef int n\ncdef int zs_free(Pool p, int n) noexcept nogil\n"
+PXD = (
+    "cdef class Pool:\n    cdef int n\n    cdef int call(self, int n) except -1\n"
+    "cdef int zs_free(Pool p, int n) noexcept nogil\n"
+)
 PY = (
     "@cython.cclass\nclass Pool:\n    def free(self, handle): ...\n    def _own(self): ...\n"
+    "    def call(self, n): ...\n@cython.cfunc\ndef inner(x): ...\n"
     "def zs_free(p, n): ...\ndef helper(a, *, b): ...\n"
 )
 
@@ -132,6 +136,28 @@ def test_stub_that_fits(tree):
     src = tree({"a/p.py": PY, "a/p.pxd": PXD, "a/p.pyi": stub,
                 "a/c.py": "def zs_free(p): ...\n", "a/c.pxd": "cdef int zs_free(void *p)\n"})
     assert not list(rules.stub_differences(src))
+
+
+VIEW = "# no\ncdef class View:\n    cdef object pool\n    cdef int n\n"
+
+
+@pytest.mark.parametrize(
+    ("pxd", "py", "wrong"),
+    [
+        (VIEW, "class View:\n    def __dealloc__(self):\n        end(self.c)\n", True),
+        (VIEW.replace("object", "readonly Pool") + "cdef class Pool:\n    cdef int c\n",
+         "class View:\n    def __dealloc__(self):\n        end(self.c)\n", True),
+        (VIEW, "@cython.no_gc_clear\n@cython.cclass\nclass View:\n"
+               "    def __dealloc__(self):\n        end(self.c)\n", False),
+        (VIEW, "class View:\n    def __dealloc__(self):\n        free(self.c)\n", False),
+        (VIEW, "class View:\n    def close(self):\n        end(self.c)\n", False),
+        (VIEW.replace("object pool", "int pool"),
+         "class View:\n    def __dealloc__(self):\n        end(self.c)\n", False),
+    ],
+)
+def test_cleared_too_early(tree, pxd, py, wrong):
+    found = list(rules.cleared_too_early(tree({"zsmalloc/v.py": py, "zsmalloc/v.pxd": pxd})))
+    assert bool(found) == wrong
 
 
 DOCUMENTED = '''

@@ -12,11 +12,12 @@ Locks: none, no state.
 """
 
 import cython
-from coldmem.errors import CodecError, InvalidSizeError, MissingLibraryError
 from cython.cimports.coldmem.codecs.library import Blosc2Api, load_blosc2
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy, memset
+
+from coldmem.errors import CodecError, InvalidSizeError, MissingLibraryError
 
 WIDTHS = (8, 4, 2, 1)
 
@@ -276,6 +277,15 @@ def undelta(width, n, dst):
             memcpy(dst + i, cython.address(v2), 2)
     else:
         undelta1(n, dst)
+
+
+def combine_item(width, p, other, minus):
+    x: uint64_t = 0
+    y: uint64_t = 0
+    memcpy(cython.address(x), p, width)
+    memcpy(cython.address(y), other, width)
+    x = x - y if minus else x + y
+    memcpy(p, cython.address(x), width)
 
 
 def undelta1(n, dst):

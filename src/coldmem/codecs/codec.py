@@ -10,17 +10,18 @@ function pointers.
 """
 
 import cython
-from coldmem.errors import CodecError, InvalidSizeError, UsageError
 from cython.cimports.cpython.buffer import (
     PyBUF_SIMPLE,
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
+
+from coldmem.errors import CodecError, InvalidSizeError, UsageError
 
 SIZE_BYTES_MAX = cython.declare(cython.longlong, 0x7E000000)  # LZ4's limit, the smallest of all
-# Contexts make room for a unit in full: a hostile `size` must not become a huge allocation later.
+# No codec returns this: c_compress and c_decompress do, when there is no memory for a context.
 NO_MEMORY = cython.declare(cython.int, -0x7FFFFFFF)
 
 

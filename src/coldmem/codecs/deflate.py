@@ -9,10 +9,10 @@ Locks: none; a context holds one stream each way, made at first use and reset af
 import zlib
 
 import cython
-from coldmem.errors import UnknownCodecError
 from cython.cimports.coldmem.codecs.library import load_zlib
-from cython.cimports.libc.stdint import int32_t
 from cython.cimports.libc.stdlib import calloc, free
+
+from coldmem.errors import UnknownCodecError
 
 SIZE_BYTES_MAX = cython.declare(cython.uint, 0x7E000000)  # results are int32_t
 VERSION = cython.declare(cython.p_const_char, b"1.2.0")  # libz compares the first digit

@@ -7,7 +7,6 @@ Locks: none.
 """
 
 import cython
-from coldmem.errors import UnknownCodecError
 from cython.cimports.coldmem.codecs.bitshuffle import (
     delta,
     find_shuffler,
@@ -18,6 +17,8 @@ from cython.cimports.coldmem.codecs.bitshuffle import (
 from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t
 from cython.cimports.libc.stdlib import free
 from cython.cimports.posix.stdlib import posix_memalign
+
+from coldmem.errors import UnknownCodecError
 
 WIDTHS = (8, 4, 2, 1)
 

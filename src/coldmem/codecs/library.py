@@ -13,8 +13,9 @@ import importlib.util
 from pathlib import Path
 
 import cython
-from coldmem.errors import MissingLibraryError
 from cython.cimports.posix.dlfcn import RTLD_LOCAL, RTLD_NOW, dlclose, dlopen, dlsym
+
+from coldmem.errors import MissingLibraryError
 
 LZ4 = (b"LZ4_sizeofState", b"LZ4_compress_fast_extState", b"LZ4_decompress_safe")
 ZSTD = (

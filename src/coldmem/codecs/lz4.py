@@ -5,9 +5,10 @@ Locks: none; the context is the hash table of one compression at a time.
 """
 
 import cython
-from coldmem.errors import UnknownCodecError
 from cython.cimports.coldmem.codecs.library import load_lz4
 from cython.cimports.libc.stdlib import free, malloc
+
+from coldmem.errors import UnknownCodecError
 
 SIZE_BYTES_MAX = cython.declare(cython.uint, 0x7E000000)  # LZ4_MAX_INPUT_SIZE
 ACCELERATION_MAX = 65537  # what liblz4 clamps to

@@ -33,9 +33,11 @@ class CodecLike(Protocol):
 
     name: str
 
-    def compress(self, data: memoryview) -> Any: ...
+    def compress(self, data: memoryview) -> Any:
+        """`data` compressed, as any buffer; None: incompressible."""
 
-    def decompress(self, data: memoryview, size: int) -> Any: ...
+    def decompress(self, data: memoryview, size: int) -> Any:
+        """The `size` bytes that `data` was made from, as any buffer."""
 
 
 def _zlib(level: int = 6) -> Codec:

@@ -6,9 +6,10 @@ Locks: none; a context holds libzstd's own contexts, made at first use and reuse
 """
 
 import cython
-from coldmem.errors import UnknownCodecError
 from cython.cimports.coldmem.codecs.library import load_zstd
 from cython.cimports.libc.stdlib import calloc, free
+
+from coldmem.errors import UnknownCodecError
 
 SIZE_BYTES_MAX = cython.declare(cython.uint, 0x7E000000)  # results are int32_t
 DESTINATION_TOO_SMALL = cython.declare(cython.uint, 70)  # ZSTD_error_dstSize_tooSmall, stable

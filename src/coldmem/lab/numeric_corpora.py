@@ -22,7 +22,8 @@ def _field(rng: np.random.Generator, n: int) -> np.ndarray[Any, Any]:
     rows = -(-n // 512)
     y, x = np.mgrid[0:rows, 0:512]
     smooth = np.sin(x / 37.0) * np.cos(y / 53.0) + 0.3 * np.sin((x + 2 * y) / 11.0)
-    return (smooth + 0.002 * rng.standard_normal(smooth.shape)).ravel()[:n]
+    field: np.ndarray[Any, Any] = smooth + 0.002 * rng.standard_normal(smooth.shape)
+    return field.ravel()[:n]
 
 
 def _image(rng: np.random.Generator, n: int) -> np.ndarray[Any, Any]:
@@ -31,7 +32,8 @@ def _image(rng: np.random.Generator, n: int) -> np.ndarray[Any, Any]:
     y, x = np.mgrid[0:rows, 0:1024]
     base = 110 + 60 * np.sin(x / 90.0) * np.cos(y / 70.0)
     base += 50 * (((x // 160) + (y // 120)) % 3 == 0)
-    return np.clip(base + 1.5 * rng.standard_normal(base.shape), 0, 255).ravel()[:n]
+    image: np.ndarray[Any, Any] = np.clip(base + 1.5 * rng.standard_normal(base.shape), 0, 255)
+    return image.ravel()[:n]
 
 
 # Name -> (type, maker of n items as any type).

@@ -17,10 +17,11 @@ from cython.cimports.coldmem.linux.atomic import (
     a32_fetch_add,
     a32_load_acq,
     a32_store_rel,
+    a64_load_rlx,
 )
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.load import zswap_invalidate, zswap_load
-from cython.cimports.coldmem.zswap.state import ZW_NOT_FOUND, ZW_OK, WorkContextP
+from cython.cimports.coldmem.zswap.state import ZW_NOT_FOUND, ZW_OK, GroupP, WorkContextP
 from cython.cimports.coldmem.zswap.store import zswap_store
 from cython.cimports.coldmem.zswap.zswap import Zswap
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
@@ -209,6 +210,23 @@ class ZswapStress:
                 got != cython.cast(int32_t, n) or not unit_valid(unit, work, n, slot)
             ):
                 r.bad += 1
+
+    def watch(self, group):
+        """Beside the workers: the highest memory, zswap and swap charge seen of a `Group`."""
+        memory: uint64_t = 0
+        zswap: uint64_t = 0
+        swap: uint64_t = 0
+        now: uint64_t
+        g: GroupP = self.z.groups + cython.cast(uint32_t, group.id)
+        with cython.nogil:
+            while not a32_load_acq(cython.address(self.stop)):
+                now = a64_load_rlx(cython.address(g.memory_bytes))
+                memory = now if now > memory else memory
+                now = a64_load_rlx(cython.address(g.zswap_bytes))
+                zswap = now if now > zswap else zswap
+                now = a64_load_rlx(cython.address(g.swap_bytes))
+                swap = now if now > swap else swap
+        return memory, zswap, swap
 
     def missing(self):
         """After the workers: how many ruled slots do not hold what they must."""

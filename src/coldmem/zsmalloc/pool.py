@@ -39,36 +39,16 @@ from coldmem.errors import (
     UsageError,
 )
 from coldmem.units import format_bytes, parse_bytes
+from coldmem.zsmalloc.arguments import (
+    DEFAULT_MAGAZINE,
+    LOCKINGS,
+    MAGAZINE_LIMIT,
+    as_handle,
+    bytes_of,
+    default_capacity,
+)
 from coldmem.zsmalloc.shrinker import Shrinker
 from coldmem.zsmalloc.size_class import SizeClasses
-
-LOCKINGS = ("pool", "class", "handle")
-DEFAULT_MAGAZINE = 7
-MAGAZINE_LIMIT = 14
-UNLIMITED_BYTES = 256 << 30
-CAPACITY_BYTES_MAX = 8 << 40
-
-
-def default_capacity(limit, pools):
-    """Bytes of address space for one of `pools` pools.
-
-    A run of n units is only ever used again for n units, so in the worst case each of the 16 lengths
-    needs the whole limit.
-    """
-    if limit is None:
-        return UNLIMITED_BYTES
-    return min(16 * max(limit, 1 << 20), CAPACITY_BYTES_MAX // pools)
-
-
-def _bytes_of(data):
-    """`data` as a flat view of bytes, without a copy."""
-    try:
-        view = memoryview(data)
-    except TypeError:
-        raise UsageError(f"{type(data).__name__} does not give its bytes as a buffer") from None
-    if not view.c_contiguous:
-        raise UsageError("the buffer is not contiguous: pass a contiguous copy")
-    return view.cast("B") if view.nbytes else memoryview(b"")
 
 
 def _raise(error: cython.int, handle: object):
@@ -81,12 +61,9 @@ def _raise(error: cython.int, handle: object):
     raise StaleHandleError(f"handle {handle:#x} is stale: its object was freed")
 
 
-def _as_handle(value):
-    if not isinstance(value, int) or not 0 <= value < 1 << 64:
-        raise ForeignHandleError(f"{value!r} is not a handle")
-    return value
-
-
+# no_gc_clear: __dealloc__ uses the budget of the owner, which a collected cycle must not drop first.
+@cython.no_gc_clear
+@cython.cclass
 class Pool:
     """A compressed-memory allocator: zsmalloc in user space.
 
@@ -216,7 +193,7 @@ class Pool:
             As `malloc`.
         """
         h: uint64_t
-        view: cython.const[cython.uchar][::1] = _bytes_of(data)
+        view: cython.const[cython.uchar][::1] = bytes_of(data)
         n: uint32_t = self._size(view.shape[0])
         self._enter()
         try:
@@ -241,7 +218,7 @@ class Pool:
             A view of the object is open; nothing was freed.
         """
         error: int32_t
-        h: uint64_t = _as_handle(handle)
+        h: uint64_t = as_handle(handle)
         self._enter()
         try:
             with cython.nogil:
@@ -253,8 +230,10 @@ class Pool:
 
     def read(self, handle):
         """A copy of the object's bytes. Raises as `free` does for a bad handle."""
-        with self.view(handle) as data:
-            return bytes(data)
+        v: View = self.view(handle)
+        data: bytes = cython.cast(cython.p_char, v.data)[:v.size]
+        v._end()
+        return data
 
     def read_into(self, handle, out):
         """Copy the object into the writable buffer `out`; bytes copied.
@@ -264,17 +243,16 @@ class Pool:
         InvalidSizeError
             `out` is shorter than the object.
         """
-        with self.view(handle) as data:
-            target: cython.uchar[::1] = _bytes_of(out)
-            if target.shape[0] < len(data):
-                raise InvalidSizeError(
-                    f"buffer of {target.shape[0]} bytes for an object of {len(data)}"
-                )
-            source: cython.const[cython.uchar][::1] = data
-            n: cython.Py_ssize_t = source.shape[0]
-            with cython.nogil:
-                memcpy(cython.address(target[0]), cython.address(source[0]), n)
-            return n
+        target: cython.uchar[::1] = bytes_of(out)
+        v: View = self.view(handle)
+        n: cython.Py_ssize_t = v.size
+        if target.shape[0] < n:
+            v._end()
+            raise InvalidSizeError(f"buffer of {target.shape[0]} bytes for an object of {n}")
+        with cython.nogil:
+            memcpy(cython.address(target[0]), v.data, n)
+        v._end()
+        return n
 
     def view(self, handle):
         """The object's bytes in place, without a copy.
@@ -288,7 +266,7 @@ class Pool:
         """
         v: View = View.__new__(View)
         error: int32_t = 0
-        h: uint64_t = _as_handle(handle)
+        h: uint64_t = as_handle(handle)
         self._enter()
         try:
             with cython.nogil:
@@ -317,8 +295,8 @@ class Pool:
         HandleBusyError
             A view of the object is open.
         """
-        source: cython.const[cython.uchar][::1] = _bytes_of(data)
-        h: uint64_t = _as_handle(handle)
+        source: cython.const[cython.uchar][::1] = bytes_of(data)
+        h: uint64_t = as_handle(handle)
         n: cython.size_t = source.shape[0]
         error: int32_t = ZS_OK
         size = self.size_of(handle)
@@ -337,8 +315,10 @@ class Pool:
 
     def size_of(self, handle):
         """Payload bytes of a live object."""
-        with self.view(handle) as data:
-            return len(data)
+        v: View = self.view(handle)
+        n: cython.Py_ssize_t = v.size
+        v._end()
+        return n
 
     def _size(self, size):
         if not isinstance(size, int) or not 1 <= size <= self.size_classes.unit_bytes:

@@ -13,7 +13,7 @@ from cython.cimports.libc.stdlib import calloc, free
 
 from coldmem.errors import UsageError
 from coldmem.units import parse_bytes
-from coldmem.zsmalloc.pool import default_capacity
+from coldmem.zsmalloc.arguments import default_capacity
 
 
 class Pools:
@@ -49,8 +49,6 @@ class Pools:
             made._open(parse_bytes(unit_bytes), chain, chain_rule, locking, magazines, wanted,
                        capacity, lock_statistics, compact_batch, f"pool{i}",
                        cython.address(self.budget))
-            # What may lie about unreleased is shared too.
-            made.c.arena.dirty_bytes_max = max(made.c.arena.dirty_bytes_max // n, 1 << 16)
             pools.append(made)
             self.c[i] = made.c
         self.pools = tuple(pools)

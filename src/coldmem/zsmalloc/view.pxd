@@ -9,7 +9,8 @@ cdef class View:
     cdef object pool            # keeps c alive
     cdef PoolC *c
     cdef int32_t *open_views    # the pool's counter, atomic
-    cdef object exported
+    cdef object shown           # the memoryview that __enter__ gave
+    cdef Py_ssize_t exports     # GIL: buffers that are out
     cdef uint64_t handle
     cdef uint64_t token
     cdef const uint8_t *data    # NULL once ended

@@ -12,17 +12,23 @@ from cython.cimports.cpython.buffer import PyBuffer_FillInfo
 from coldmem.errors import HandleBusyError
 
 
+# no_gc_clear: __dealloc__ uses the pool, which a collected cycle must not drop first.
+@cython.no_gc_clear
+@cython.cclass
 class View:
     """An object of a pool held still; see `Pool.view`."""
 
     def __enter__(self):
-        self.exported = memoryview(self)
-        return self.exported
+        self.shown = memoryview(self)
+        return self.shown
 
     def __exit__(self, *exc):
-        # Refuses (BufferError) while somebody still looks at the bytes, as an open mmap does.
-        self.exported.release()
-        self.exported = None
+        if self.shown is not None:
+            self.shown.release()
+            self.shown = None
+        if self.exports:
+            # As an open mmap does: the bytes must not move under somebody who looks at them.
+            raise BufferError("arrays or slices of this view are still in use: delete them first")
         self._end()
 
     def _end(self):
@@ -35,6 +41,10 @@ class View:
         if self.data == cython.NULL:
             raise HandleBusyError("this view has ended")
         PyBuffer_FillInfo(buffer, self, cython.cast(cython.p_void, self.data), self.size, True, flags)
+        self.exports += 1
+
+    def __releasebuffer__(self, buffer: cython.pointer(Py_buffer)):
+        self.exports -= 1
 
     def __dealloc__(self):
         if self.data != cython.NULL:

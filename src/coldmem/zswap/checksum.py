@@ -132,13 +132,13 @@ def checksum_time_ns(data, rounds: int) -> float:
     """
     view = cython.declare(Py_buffer)
     n: uint64_t = rounds
-    i: uint64_t
+    _turn: uint64_t
     s: uint64_t = 0
     t: uint64_t
     PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
     with cython.nogil:
         t = now_ns()
-        for i in range(n):
+        for _turn in range(n):
             s = checksum(cython.cast(cython.pointer(cython.const[uint8_t]), view.buf),
                          cython.cast(uint64_t, view.len), s)
         t = now_ns() - t

@@ -31,7 +31,6 @@ from cython.cimports.coldmem.zswap.index import index_find, shard_of, slot_hash
 from cython.cimports.coldmem.zswap.lru import count_add, count_sub, lru_of
 from cython.cimports.coldmem.zswap.state import (
     CODEC_NONE,
-    ENTRY_DISK,
     ENTRY_FREE,
     ENTRY_RAM,
     ENTRY_SAME,
@@ -116,6 +115,7 @@ def zswap_load(z, slot, out, exclusive, w):
             entry_put(z, entry)
             return n
         mutex_unlock(cython.address(s.lock))
+        load_failed(z, hash, entry, state)
         entry_put(z, entry)
 
 

@@ -107,7 +107,7 @@ _MAP_FAULTS = {
 }
 
 
-# -- the file as Python sees it ---------------------------------------------------------------------
+# -- the file as Python sees it --------------------------------------------------------------------
 def default_directory() -> str:
     """The directory that is used when none is given; see the head of this module."""
     usable = None
@@ -187,8 +187,8 @@ class SwapFile:
             raise InvalidQuantityError(f"swap_max of {format_bytes(size)} is more than 16 TiB")
         if unit_bytes & (unit_bytes - 1) or not 1024 <= unit_bytes <= 256 << 10:
             raise InvalidSizeError(f"unit_bytes={unit_bytes}: a power of two, 1 KiB to 256 KiB")
-        if self.c.fd >= 0:
-            raise UsageError("this SwapFile is in use; make another one")
+        if self.fault_tables is not None:
+            raise UsageError("a SwapFile is made once; make another one")
         self.directory = os.fspath(directory) if directory is not None else default_directory()
         self.unit_bytes = self.c.unit_bytes = unit_bytes
         self.fault_tables = []
@@ -217,7 +217,7 @@ class SwapFile:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self.c.closed else f"{format_bytes(self.used_bytes)} used"
+        state = "closed" if self.closed else f"{format_bytes(self.used_bytes)} used"
         return f"<SwapFile in {self.directory}, {state} of {format_bytes(self.c.bytes_max)}>"
 
     def close(self) -> None:
@@ -228,6 +228,7 @@ class SwapFile:
 
     @property
     def closed(self) -> bool:
+        """Has `close` been called?"""
         return a32_load(cython.address(self.c.closed)) != 0
 
     @property
@@ -237,6 +238,7 @@ class SwapFile:
 
     @property
     def swap_max_bytes(self) -> int:
+        """Most bytes of the file."""
         return self.c.bytes_max
 
     def charge(self, nbytes: int) -> int:
@@ -254,8 +256,8 @@ class SwapFile:
         shift: uint32_t = f.map.granule_shift
         first: uint64_t
         count: uint64_t
-        ok: cython.bint = 0 <= offset and 0 < nbytes <= f.bytes_max - min(offset, f.bytes_max)
-        if f.closed:
+        ok: cython.bint = offset >= 0 and 0 < nbytes <= f.bytes_max - min(offset, f.bytes_max)
+        if self.closed:
             raise ClosedError("the swap file is closed")
         if ok:
             first = offset >> shift
@@ -308,7 +310,7 @@ class SwapFile:
         return offset
 
     def free(self, offset: int, nbytes: int) -> None:
-        """Give room back. `nbytes` as in `alloc`.
+        """Give back the room at `offset`; `nbytes` as in `alloc`.
 
         Raises
         ------
@@ -328,7 +330,7 @@ class SwapFile:
             swap_free(f, at, n)
 
     def write(self, offset: int, data: object) -> None:
-        """Write a bytes-like object; its whole range must be allocated.
+        """Write `data` (a buffer) at `offset`; its whole range must be allocated.
 
         Raises
         ------
@@ -352,7 +354,7 @@ class SwapFile:
             self._failed("a write", error)
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Read `nbytes`; the whole range must be allocated.
+        """Read `nbytes` at `offset`; the whole range must be allocated.
 
         Raises
         ------
@@ -405,7 +407,7 @@ class SwapFile:
         used: uint64_t
         punched: uint64_t
         punch_errors: uint64_t
-        if f.closed:
+        if self.closed:
             raise ClosedError("the swap file is closed")
         file_bytes = os.fstat(f.fd).st_blocks * 512
         with cython.nogil:
@@ -486,7 +488,7 @@ class SwapFile:
         return table
 
 
-# -- fork -------------------------------------------------------------------------------------------
+# -- fork ------------------------------------------------------------------------------------------
 _open_files: "weakref.WeakSet[SwapFile]" = weakref.WeakSet()
 
 

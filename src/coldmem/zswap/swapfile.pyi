@@ -1,6 +1,8 @@
 import os
-from collections.abc import Buffer, Sequence
+from collections.abc import Sequence
 from typing import Self, TypedDict
+
+from typing_extensions import Buffer
 
 from coldmem.zswap.swapio import Faults
 
@@ -51,6 +53,6 @@ class SwapFile:
     def stats(self) -> SwapFileStats: ...
     def check_valid(self) -> None: ...
     def install_faults(
-        self, rows: Sequence[tuple[bool, int, int, int, int, int]], seed: int = 0
+        self, rows: Sequence[tuple[int, int, int, int, int, int]], seed: int = 0
     ) -> Faults | None: ...
     def close(self) -> None: ...

@@ -28,7 +28,7 @@ import cython
 from cython.cimports.coldmem.linux.atomic import ctz64, popcount64
 from cython.cimports.coldmem.linux.memory import memory_release, memory_reserve
 from cython.cimports.libc.errno import EINVAL, ENOMEM, ENOSPC
-from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memset
 
 ALL = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)
@@ -39,7 +39,7 @@ REGION_TOUCHED = cython.declare(uint32_t, 0x40000000)
 REGION_BUSY = cython.declare(uint32_t, 0x80000000)
 
 
-# -- one word ---------------------------------------------------------------------------------------
+# -- one word --------------------------------------------------------------------------------------
 @cython.cfunc
 @cython.inline
 @cython.nogil
@@ -97,7 +97,7 @@ def _longest_run(free: uint64_t) -> uint32_t:
     return have
 
 
-# -- the run trees ----------------------------------------------------------------------------------
+# -- the run trees ---------------------------------------------------------------------------------
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
@@ -164,7 +164,7 @@ def _find(m: SwapMapP, w: uint64_t, k: uint32_t) -> uint64_t:
     return i
 
 
-# -- life -------------------------------------------------------------------------------------------
+# -- life ------------------------------------------------------------------------------------------
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
@@ -192,7 +192,8 @@ def map_init(m, unit_bytes, bytes_max):
         m.levels += 1
         if n <= 1:
             break
-    m.base_bytes = 4096 + _pages(m.words_max * 8) + _pages(regions * 4) + _pages(m.pending_words * 8)
+    m.base_bytes = 4096 + _pages(m.words_max * 8) + _pages(regions * 4)
+    m.base_bytes += _pages(m.pending_words * 8)
     for level in range(m.levels):
         m.base_bytes += _pages(m.groups[level] * RUN_MAX * 8)
     m.base = memory_reserve(m.base_bytes)
@@ -237,7 +238,7 @@ def _grow(m: SwapMapP) -> cython.bint:
     return True
 
 
-# -- allocate and free ------------------------------------------------------------------------------
+# -- allocate and free -----------------------------------------------------------------------------
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
@@ -306,13 +307,14 @@ def map_in_use(m, first, count):
     g: uint64_t
     if first > m.granules_max or count > m.granules_max - first or first + count > m.words_n * 64:
         return False
-    for g in range(first, first + count):
-        if not m.words[g >> 6] >> (g & 63) & 1:
-            return False
-    return True
+    end: uint64_t = first + count
+    g = first
+    while g < end and m.words[g >> 6] >> (g & 63) & 1:
+        g += 1
+    return g == end
 
 
-# -- regions whose disk space goes back -------------------------------------------------------------
+# -- regions whose disk space goes back ------------------------------------------------------------
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
@@ -323,11 +325,11 @@ def _region_end(m: SwapMapP, region: uint64_t) -> uint64_t:
 
 def map_take_pending(m, regions, room):
     count: uint32_t = 0
-    step: uint64_t
+    _step: uint64_t
     i: uint64_t
     w: uint64_t
     region: uint64_t
-    for step in range(m.pending_words):
+    for _step in range(m.pending_words):
         i = m.pending_cursor
         while m.pending[i] and count < room:
             region = (i << 6) + ctz64(m.pending[i])
@@ -359,7 +361,7 @@ def map_give_back(m, region, punched):
         m.pending_n += 1
 
 
-# -- invariants -------------------------------------------------------------------------------------
+# -- invariants ------------------------------------------------------------------------------------
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)

@@ -1,0 +1,13 @@
+from coldmem.codecs.codec import Codec
+
+LEVEL_DEFAULT: int
+
+class ZlibCodec(Codec):
+    def __init__(self, level: int = ...) -> None: ...
+
+class PythonZlib:
+    level: int
+    name: str
+    def __init__(self, level: int = ...) -> None: ...
+    def compress(self, data: memoryview) -> bytes: ...
+    def decompress(self, data: memoryview, size: int) -> bytes: ...

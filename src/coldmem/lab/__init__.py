@@ -1,0 +1,1 @@
+"""The locking experiment, the benchmarks, the demo, and the data that they use."""

@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 
 from coldmem.lab.gate import Gate
-from coldmem.zsmalloc.pool import Pool, Pools
+from coldmem.zsmalloc import Pool, Pools
 
 COMPILER: str
 

@@ -93,6 +93,7 @@ def coldmem_invalidate(e, begin, end):
 
 # no_gc_clear: __dealloc__ uses the codec, which a collected cycle must not drop first.
 @cython.no_gc_clear
+@cython.cclass
 class EngineWork:
     def __cinit__(self):
         memset(cython.address(self.c), 0, cython.sizeof(EngineC))

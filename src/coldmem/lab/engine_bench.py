@@ -3,7 +3,7 @@
 Owns the Zswap of each row, closed before the next. Guarantees: both sides see every unit as often,
 in blocks that take turns, and each finds source and results as cold as the other does (a block is
 touched again only after all others were; coldmem works half a round away from the bare codec, so
-neither warms the other's data). Time of a row is the sum over blocks of the median over repeats, so
+neither warms the other's data). Times are CPU time of the one thread. Time of a row is the sum over blocks of the median over repeats, so
 that an interruption by another process in one block of one repeat counts for nothing. All units are
 compared at the end of a row.
 What is compared: bare = compress + decompress (see engine_work.py for what that includes).
@@ -60,7 +60,7 @@ def run(
         raise UsageError("--bytes must be two units or more")
     settings: Row = {
         "codec": codec, "repeats": repeats, "corpus_bytes": corpus_bytes,
-        "block_bytes": BLOCK_BYTES, "locking": locking, "times_are": "ns per unit",
+        "block_bytes": BLOCK_BYTES, "locking": locking, "times_are": "CPU ns per unit",
     }
     result = Result("bench_engine", settings)
     for name in names:

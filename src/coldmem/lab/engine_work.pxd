@@ -29,6 +29,7 @@ cdef struct EngineC:
 
 ctypedef EngineC *EngineP
 
+cdef uint64_t cpu_ns() noexcept nogil
 cdef void bare_compress(EngineC *e, uint32_t begin, uint32_t end) noexcept nogil
 cdef void bare_decompress(EngineC *e, uint32_t begin, uint32_t end) noexcept nogil
 cdef void coldmem_store(EngineC *e, uint32_t begin, uint32_t end) noexcept nogil

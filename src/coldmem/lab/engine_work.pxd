@@ -19,6 +19,7 @@ cdef struct EngineC:
     uint32_t cap                # as coldmem passes it to the codec
     uint32_t fill
     const uint8_t *data         # units_n units
+    uint32_t *load_order        # both sides load units in this order
     uint8_t *out                # one unit
     uint8_t *log
     uint64_t log_bytes

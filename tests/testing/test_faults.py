@@ -108,6 +108,23 @@ def test_every_write_of_a_range_fails(file):
     assert outcome == [True, True, False, False, False, True, True, True]
 
 
+def test_a_file_system_that_cannot_punch_is_asked_once(file):
+    plan = FaultPlan([Fault("punch", "error", argument=errno.EOPNOTSUPP)])
+    with plan.installed(file) as struck:
+        for _ in range(3):
+            offsets = [file.alloc(4096) for _ in range(512)]
+            for offset in offsets:
+                file.write(offset, b"n" * 4096)
+            for offset in offsets:
+                file.free(offset, 4096)
+            file.check_valid()
+        assert file.trim() == 0
+        assert struck.hits() == [1]
+    stats = file.stats()
+    assert (stats["punch_errors"], stats["punched_bytes"]) == (1, 0)
+    assert stats["size_bytes"] <= 4 << 20  # its space is reused all the same
+
+
 # -- found by the checksum ------------------------------------------------------------------------
 @pytest.mark.parametrize("bit", [0, 7, 12345, 3000 * 8 - 1, None])
 def test_flip_changes_one_bit(file, bit):
@@ -195,7 +212,7 @@ def test_no_plan_no_faults(file):
     {"operation": "read", "kind": "error", "probability": 1.5},
     {"operation": "read", "kind": "error", "argument": -5},
     {"operation": "write", "kind": "short", "argument": 0},
-    {"operation": "write", "kind": "delay"},
+    {"operation": "write", "kind": "delay"}, {"operation": "punch", "kind": "torn"},
 ])
 def test_a_fault_that_makes_no_sense(arguments):
     with pytest.raises(UsageError):

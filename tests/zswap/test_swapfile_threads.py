@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from coldmem.testing.swap_stress import hammer
+from coldmem.testing.faults import Fault, FaultPlan
+from coldmem.testing.swap_stress import churn, hammer
 from coldmem.zswap.swapfile import SwapFile
 
 MIB = 1 << 20
@@ -61,18 +62,51 @@ def test_contents_survive_threads_with_punching_and_checks(size, unit):
         file.check_valid()
 
 
-def test_punched_regions_are_never_missing_room():
-    # Units only, so nothing is fragmented, and just as much room as the threads can hold: an
-    # allocation may have to wait for a region that is being punched, but must never fail.
-    with SwapFile(THREADS * MIB) as file:
+def test_an_allocation_waits_for_the_region_that_is_being_punched():
+    with SwapFile(MIB) as file:
+        offsets = [file.alloc(4096) for _ in range(256)]
 
-        def churn(_):
-            for _ in range(20):
-                for offset in [file.alloc(4096) for _ in range(256)]:
-                    file.free(offset, 4096)
+        def free_all():
+            for offset in offsets:
+                file.free(offset, 4096)  # the last one punches
 
-        with Beside(file.trim), ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(churn, range(THREADS)))
+        with FaultPlan([Fault("punch", "delay", argument=200)]).installed(file) as struck:
+            freeing = threading.Thread(target=free_all)
+            freeing.start()
+            while struck.hits() == [0]:
+                pass
+            assert file.used_bytes == 0
+            file.check_valid()
+            offset = file.alloc(4096)  # the only region is busy: this must not fail
+            assert file.stats()["punched_bytes"] == MIB
+            freeing.join()
+        file.check_valid()
+        file.free(offset, 4096)
+
+
+def test_close_waits_for_a_punch():
+    file = SwapFile(MIB)
+    offset = file.alloc(4096)
+    with FaultPlan([Fault("punch", "delay", argument=200)]).installed(file) as struck:
+        freeing = threading.Thread(target=file.free, args=(offset, 4096))
+        freeing.start()
+        while struck.hits() == [0]:
+            pass
+        file.close()
+        freeing.join()
+
+
+def test_there_is_always_room_beside_punching():
+    # Units only, so nothing is fragmented, and just as much room as the threads can hold.
+    with SwapFile(MIB) as file:
+        together = threading.Barrier(THREADS)
+
+        def work(_):
+            together.wait()
+            return churn(file, 32, 20_000)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            assert not any(pool.map(work, range(THREADS)))
         assert file.used_bytes == 0
         assert file.stats()["punched_bytes"] > 0
         file.check_valid()

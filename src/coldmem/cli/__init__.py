@@ -1,1 +1,1 @@
-"""The command ``coldmem``: one file per subcommand."""
+"""The command line: one file for each command, found by `coldmem.cli.main`."""

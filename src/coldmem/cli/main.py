@@ -2,7 +2,7 @@
 
 0: done. 1: the command found a difference. 2: a wrong option or argument. 3 and more: `exit_code`
 of the `ColdmemError`, whose message is printed as one line. 130: interrupted with Ctrl-C.
-A subcommand is imported when it is named, so that ``--help`` needs nothing that is compiled.
+A subcommand is imported when it is named, so that ``--help`` does not wait for what it does not need.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The locking experiment, the benchmarks, the demo, and the data that they use."""
+"""The locking experiment, the benchmarks, and the demo's work: what the commands run."""

@@ -4,11 +4,11 @@ Owns: the slots, a `Worker` per thread, and the buffers the threads read into.
 Guarantees: one operation toggles a random slot of the thread's own span: an empty slot gets an
 object (malloc, write), a full one is read and freed. A read looks at both ends of the object in
 place and compares them with what was written; `verify` compares every byte, so a pool that lost
-data cannot score. Reading no more than that, and keeping freed zspages (`keep_freed_memory`), leaves
-the locks as the work: the kernel hands freed zspages to the page allocator at next to no cost, while
-giving them back to the OS costs a system call and a page fault each, most of all in 32 pools. With
-a fixed number of operations the final state depends on the seed, the number of threads and the
-number of operations alone, not on the arm: `verify` returns a hash of it.
+data cannot score. Reading no more than that, and keeping freed zspages (`keep_freed_memory`),
+leaves the locks as the work: the kernel hands freed zspages to the page allocator at next to no
+cost, while giving them back to the OS costs a system call and a page fault each, in 32 pools most.
+With a fixed number of operations the final state depends on the seed, the number of threads and
+the number of operations alone, not on the arm: `verify` returns a hash of it.
 Assumes: payloads of at least 16 bytes. Everything between the first line of `run` and its last is
 without the GIL. Takes no locks of its own: threads share nothing but the pool and the gate.
 """

@@ -1,7 +1,8 @@
 from collections.abc import Sequence
 
 from coldmem.lab.gate import Gate
-from coldmem.zsmalloc import Pool, Pools
+from coldmem.zsmalloc.pool import Pool
+from coldmem.zsmalloc.pools import Pools
 
 COMPILER: str
 

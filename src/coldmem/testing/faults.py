@@ -3,19 +3,20 @@
 Owns: nothing. A plan is an immutable list of faults and a seed. `FaultPlan.install` hands it to a
 swap file as plain rows; production code never imports this module. Safe from any thread.
 Guarantees: whether a fault strikes transfer number i follows from the plan and i alone, so a
-failing run is repeated from its printed plan. Transfers are numbered from 1, reads and writes
-apart, from the moment of installation. (With several threads, which one gets which number is a
-race.)
+failing run is repeated from its printed plan. Reads, writes and punches are numbered
+apart, each from 1, from the moment of installation. (With several threads, which one gets which
+number is a race.)
 
 =============  ==========  ========================================  ============================
 kind           operation   what the swap file does                   what must come of it
 =============  ==========  ========================================  ============================
-``error``      both        moves nothing, returns -errno             write: data stays in RAM;
-                                                                     read: error for that slot
+``error``      all         moves nothing, returns -errno             write: data stays in RAM;
+                                                                     read: error for that slot;
+                                                                     punch: never tried again
 ``short``      both        the first system call moves only some     survived
                            bytes
 ``interrupt``  both        EINTR some times before it moves bytes    survived
-``delay``      both        sleeps first                              survived, nobody else waits
+``delay``      all         sleeps first                              survived, nobody else waits
 ``lost``       write       says it is done, writes nothing           the checksum finds it
 ``torn``       write       says it is done, writes the first bytes   the checksum finds it
 ``torn``       read        part of one 512-byte sector is wrong      the checksum finds it
@@ -35,18 +36,18 @@ from typing import Literal, Protocol
 
 from coldmem.errors import UsageError
 
-Operation = Literal["read", "write"]
+Operation = Literal["read", "write", "punch"]
 Kind = Literal["error", "short", "interrupt", "delay", "lost", "torn", "flip", "elsewhere"]
-Row = tuple[bool, int, int, int, int, int]
+Row = tuple[int, int, int, int, int, int]
 
 # The numbers are those of `FaultKind` in swapio.pxd.
 _KINDS: dict[str, int] = {
     "error": 1, "short": 2, "interrupt": 3, "delay": 4,
     "lost": 5, "torn": 6, "flip": 7, "elsewhere": 8,
 }
+# The numbers are those of `FaultOperation`, and what each operation can be struck by.
+_OPERATIONS: dict[str, int] = {"read": 0, "write": 1, "punch": 2}
 _ONLY: dict[str, str] = {"lost": "write", "flip": "read", "elsewhere": "read"}
-# Kinds with a choice that the seed can make: an argument is not needed.
-_CHOICE = ("short", "torn", "flip")
 _FOREVER = (1 << 64) - 1
 
 
@@ -68,8 +69,8 @@ class Fault:
 
     Parameters
     ----------
-    operation : {"read", "write"}
-        Which transfers it strikes.
+    operation : {"read", "write", "punch"}
+        Which transfers it strikes; ``punch`` is giving disk space back.
     kind : str
         See the table at the head of this module.
     at : int or (int, int), optional
@@ -90,9 +91,10 @@ class Fault:
     argument: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in _KINDS or self.operation not in ("read", "write"):
+        if self.kind not in _KINDS or self.operation not in _OPERATIONS:
             raise UsageError(f"no fault {self.kind!r} of {self.operation!r}")
-        if _ONLY.get(self.kind, self.operation) != self.operation:
+        possible = self.kind in ("error", "delay") or self.operation != "punch"
+        if not possible or _ONLY.get(self.kind, self.operation) != self.operation:
             raise UsageError(f"a {self.operation} cannot be struck by {self.kind!r}")
         if not 0 <= self.probability <= 1:
             raise UsageError(f"probability {self.probability} is not between 0 and 1")
@@ -116,7 +118,7 @@ class Fault:
         default = {"error": errno_names.EIO, "interrupt": 1}.get(self.kind, -1)
         argument = default if self.argument is None else self.argument
         chance = round(self.probability * (1 << 32))
-        return (self.operation == "write", _KINDS[self.kind], *self._range(), chance, argument)
+        return (_OPERATIONS[self.operation], _KINDS[self.kind], *self._range(), chance, argument)
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,42 @@ def hammer(file: SwapFile, seed: int, operations: int, entries: int) -> dict[str
     return tally
 
 
+def churn(file: SwapFile, units: int, rounds: int) -> int:
+    """Allocate that many whole units, free them all, over and over.
+
+    Parameters
+    ----------
+    file : SwapFile
+        Shared by all callers.
+    units : int
+        How many this caller holds at most, up to 4096.
+    rounds : int
+        How often.
+
+    Returns
+    -------
+    int
+        Allocations that found no room. Units are never fragmented, so it is 0 if the file has room
+        for what all callers hold.
+    """
+    f: SwapFileP = cython.address(file.c)
+    offsets = cython.declare(int64_t[4096])
+    full: uint64_t = 0
+    n: uint32_t = min(units, 4096)
+    i: uint32_t
+    _turn: uint64_t
+    todo: uint64_t = rounds
+    with cython.nogil:
+        for _turn in range(todo):
+            for i in range(n):
+                offsets[i] = swap_alloc(f, f.unit_bytes)
+                full += offsets[i] < 0
+            for i in range(n):
+                if offsets[i] >= 0:
+                    swap_free(f, offsets[i], f.unit_bytes)
+    return full
+
+
 def alloc_cost_ns(file: SwapFile, share: float, batches: int, seed: int = 1) -> dict[str, float]:
     """What `swap_alloc` and `swap_free` cost when `share` of the file is in use.
 

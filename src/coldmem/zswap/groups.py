@@ -12,10 +12,8 @@ from cython.cimports.coldmem.linux.atomic import (
     a64_load_rlx,
     a64_store_rlx,
 )
-from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.counters import group_stats
-from cython.cimports.coldmem.zswap.group import group_remove
 from cython.cimports.coldmem.zswap.reclaim import (
     Reclaimed,
     group_charge_hot,
@@ -24,7 +22,7 @@ from cython.cimports.coldmem.zswap.reclaim import (
     shrink_bytes,
     shrink_count,
 )
-from cython.cimports.coldmem.zswap.state import GROUP_ROOT, GroupP, WorkContextP, ZswapP
+from cython.cimports.coldmem.zswap.state import GroupP, WorkContextP, ZswapP
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
 from coldmem.errors import ClosedError, MemoryLimitError, UsageError
@@ -176,7 +174,7 @@ class Group:
             )
 
     def uncharge(self, nbytes):
-        """Take back what `charge` counted."""
+        """Take back `nbytes` of what `charge` counted."""
         w: WorkContextP
         n: uint64_t = parse_bytes(nbytes)
         hot: uint64_t

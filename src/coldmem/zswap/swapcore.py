@@ -19,6 +19,7 @@ from cython.cimports.coldmem.linux.file import file_punch
 from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
 from cython.cimports.coldmem.zswap.swapio import (
     FaultTableP,
+    faulty_punch,
     faulty_read,
     faulty_write,
     io_read,
@@ -104,6 +105,16 @@ def swap_free(f, offset, n):
         swap_punch(f)
 
 
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _punch_range(f: SwapFileP, offset: int64_t, nbytes: uint64_t) -> int32_t:
+    table: FaultTableP = cython.cast(FaultTableP, a64_load_acq(cython.address(f.faults)))
+    if table == cython.NULL:
+        return file_punch(f.fd, offset, nbytes)
+    return faulty_punch(table, f.fd, offset, nbytes)
+
+
 def swap_punch(f):
     """Regions given back to the file system: up to PUNCH_BATCH. One thread at a time."""
     regions = cython.declare(uint64_t[PUNCH_BATCH])
@@ -126,8 +137,8 @@ def swap_punch(f):
     # From here to the next lock the regions are ours alone; close waits for `punching`.
     for i in range(1, count + 1):
         if i == count or regions[i] != regions[i - 1] + 1:
-            error = file_punch(f.fd, regions[first] << REGION_SHIFT,
-                               cython.cast(uint64_t, i - first) << REGION_SHIFT)
+            error = _punch_range(f, regions[first] << REGION_SHIFT,
+                                 cython.cast(uint64_t, i - first) << REGION_SHIFT)
             while first < i:
                 good[first] = error == 0
                 first += 1

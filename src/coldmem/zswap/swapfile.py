@@ -228,6 +228,7 @@ class SwapFile:
 
     @property
     def closed(self) -> bool:
+        """Has `close` been called?"""
         return a32_load(cython.address(self.c.closed)) != 0
 
     @property
@@ -237,6 +238,7 @@ class SwapFile:
 
     @property
     def swap_max_bytes(self) -> int:
+        """Most bytes of the file."""
         return self.c.bytes_max
 
     def charge(self, nbytes: int) -> int:
@@ -308,7 +310,7 @@ class SwapFile:
         return offset
 
     def free(self, offset: int, nbytes: int) -> None:
-        """Give room back. `nbytes` as in `alloc`.
+        """Give back the room at `offset`; `nbytes` as in `alloc`.
 
         Raises
         ------
@@ -328,7 +330,7 @@ class SwapFile:
             swap_free(f, at, n)
 
     def write(self, offset: int, data: object) -> None:
-        """Write a bytes-like object; its whole range must be allocated.
+        """Write `data` (a buffer) at `offset`; its whole range must be allocated.
 
         Raises
         ------
@@ -352,7 +354,7 @@ class SwapFile:
             self._failed("a write", error)
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Read `nbytes`; the whole range must be allocated.
+        """Read `nbytes` at `offset`; the whole range must be allocated.
 
         Raises
         ------

@@ -11,9 +11,14 @@ cdef enum FaultKind:
     FAULT_FLIP = 7              # read: bit number `argument` of the data is wrong
     FAULT_ELSEWHERE = 8         # read: data from `argument` bytes further on
 
+cdef enum FaultOperation:
+    ON_READ = 0
+    ON_WRITE = 1
+    ON_PUNCH = 2                # takes FAULT_ERROR and FAULT_DELAY
+
 cdef struct FaultC:
     uint32_t kind               # all constant but `hits`
-    uint32_t on_write
+    uint32_t operation          # FaultOperation
     uint64_t first              # transfers are counted from 1; both ends included
     uint64_t last
     uint64_t chance             # of 2**32; 2**32: always
@@ -23,7 +28,7 @@ cdef struct FaultC:
 cdef struct FaultTable:
     uint64_t seed
     uint64_t count
-    uint64_t numbers[2]         # atomic: reads, writes since the table was made
+    uint64_t numbers[3]         # atomic, by operation: how many since the table was made
     FaultC *faults
 
 ctypedef FaultTable *FaultTableP
@@ -49,6 +54,7 @@ cdef int32_t io_write(int32_t fd, const uint8_t *src, uint64_t n, int64_t offset
 cdef int32_t io_read(int32_t fd, uint8_t *dst, uint64_t n, int64_t offset, Strike *strike) noexcept nogil
 cdef int32_t faulty_write(FaultTable *t, int32_t fd, const uint8_t *src, uint64_t n, int64_t offset) noexcept nogil
 cdef int32_t faulty_read(FaultTable *t, int32_t fd, uint8_t *dst, uint64_t n, int64_t offset) noexcept nogil
+cdef int32_t faulty_punch(FaultTable *t, int32_t fd, int64_t offset, uint64_t nbytes) noexcept nogil
 
 cdef class Faults:
     cdef FaultTable c

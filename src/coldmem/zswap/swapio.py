@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import cython
 from cython.cimports.coldmem.linux.atomic import a64_fetch_add, a64_fetch_add_rlx, a64_load_rlx
+from cython.cimports.coldmem.linux.file import file_punch
 from cython.cimports.libc.errno import EINTR, EIO, errno
 from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
@@ -108,9 +109,9 @@ def _dice(seed: uint64_t, row: uint64_t, number: uint64_t) -> uint64_t:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _strike(t: FaultTableP, on_write: uint32_t, n: uint64_t, out: StrikeP) -> cython.void:
-    """Count the transfer, add up the rows that strike it, and sleep if they say so."""
-    number: uint64_t = a64_fetch_add(cython.address(t.numbers[on_write]), 1) + 1
+def _strike(t: FaultTableP, operation: uint32_t, n: uint64_t, out: StrikeP) -> cython.void:
+    """Count the transfer (n > 0 bytes), add up the rows that strike it, sleep if they say so."""
+    number: uint64_t = a64_fetch_add(cython.address(t.numbers[operation]), 1) + 1
     row: uint64_t
     dice: uint64_t
     choice: uint64_t
@@ -119,7 +120,7 @@ def _strike(t: FaultTableP, on_write: uint32_t, n: uint64_t, out: StrikeP) -> cy
     memset(out, 0, cython.sizeof(Strike))
     for row in range(t.count):
         f = cython.address(t.faults[row])
-        if f.on_write != on_write or number < f.first or number > f.last:
+        if f.operation != operation or number < f.first or number > f.last:
             continue
         dice = _dice(t.seed, row, number)
         if dice >> 32 >= f.chance:
@@ -163,7 +164,7 @@ def _spoil(dst: cython.pointer(uint8_t), start: uint64_t, end: uint64_t) -> cyth
 
 def faulty_write(t, fd, src, n, offset):
     strike = cython.declare(Strike)
-    _strike(t, 1, n, cython.address(strike))
+    _strike(t, ON_WRITE, n, cython.address(strike))
     if strike.error:
         return -strike.error
     if strike.lost:
@@ -177,7 +178,7 @@ def faulty_read(t, fd, dst, n, offset):
     strike = cython.declare(Strike)
     error: int32_t
     end: uint64_t
-    _strike(t, 0, n, cython.address(strike))
+    _strike(t, ON_READ, n, cython.address(strike))
     if strike.error:
         return -strike.error
     if strike.elsewhere:
@@ -197,26 +198,32 @@ def faulty_read(t, fd, dst, n, offset):
     return 0
 
 
+def faulty_punch(t, fd, offset, nbytes):
+    strike = cython.declare(Strike)
+    _strike(t, ON_PUNCH, nbytes, cython.address(strike))
+    return -strike.error if strike.error else file_punch(fd, offset, nbytes)
+
+
 class Faults:
     """A table of faults. Made by `SwapFile.install_faults`; see `coldmem.testing.faults`.
 
     Parameters
     ----------
     rows : sequence of tuple
-        (on_write, kind, first, last, chance of 2**32, argument) each.
+        (operation, kind, first, last, chance of 2**32, argument) each.
     seed : int
         Of the chances and choices.
     """
 
-    def __cinit__(self, rows: Sequence[tuple[bool, int, int, int, int, int]], seed: int) -> None:
+    def __cinit__(self, rows: Sequence[tuple[int, int, int, int, int, int]], seed: int) -> None:
         i: uint64_t
         rows = list(rows)
         self.c.seed = seed & 0xFFFFFFFFFFFFFFFF
         self.c.faults = cython.cast(FaultP, calloc(max(len(rows), 1), cython.sizeof(FaultC)))
         if self.c.faults == cython.NULL:
             raise MemoryError
-        for i, (on_write, kind, first, last, chance, argument) in enumerate(rows):
-            self.c.faults[i].on_write = 1 if on_write else 0
+        for i, (operation, kind, first, last, chance, argument) in enumerate(rows):
+            self.c.faults[i].operation = operation
             self.c.faults[i].kind = kind
             self.c.faults[i].first = first
             self.c.faults[i].last = last

@@ -24,6 +24,13 @@ _UNSIGNED_64 = ("Q", "L", "@Q", "@L", "=Q", "<Q", "N", "@N")
 _SLOTS = 1 << 64
 
 
+def get_slot(slot):
+    try:
+        return slot
+    except (TypeError, OverflowError):
+        raise UsageError(f"{slot!r} is not a slot: give an integer from 0 to 2**64 - 1") from None
+
+
 def get_buffer(data, view, writable):
     try:
         PyObject_GetBuffer(data, view, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)

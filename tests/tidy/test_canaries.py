@@ -126,7 +126,8 @@ PY = (
     ],
 )
 def test_stub_differences(tree, stub, expected):
-    files = {"zsmalloc/pool.py": PY, "zsmalloc/pool.pxd": PXD}
+    files = {"zsmalloc/pool.py": PY, "zsmalloc/pool.pxd": PXD,
+             "zswap/a.py": "from coldmem.zsmalloc.pool import helper\n"}
     (found,) = rules.stub_differences(tree(files | ({"zsmalloc/pool.pyi": stub} if stub else {})))
     assert re.search(expected, found)
 

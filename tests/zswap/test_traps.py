@@ -310,7 +310,7 @@ def test_trap_7_a_group_limit_is_never_passed(run_threads):
 @pytest.mark.tsan
 def test_trap_7_at_full_speed(run_threads, stress_seconds):
     """Charges are watched without the interpreter, at every moment."""
-    limits = {"memory_max": 40 * UNIT, "zswap_max": 38 * UNIT, "swap_max": 100 * UNIT}
+    limits = {"memory_max": 40 * UNIT, "zswap_max": 38 * UNIT, "swap_max": 40 * UNIT}
     with Zswap(max_pool="16M", swap="64M", shards=4) as z:
         g = z.group("g", **limits)
         below = z.group("below", parent=g)
@@ -323,6 +323,6 @@ def test_trap_7_at_full_speed(run_threads, stress_seconds):
         timer.join()
         assert sum(result[1] for result in results) == 0
         for peak, limit in zip(peaks, limits.values(), strict=True):
-            assert limit * 0.9 < peak <= limit
+            assert limit * 0.8 < peak <= limit
         assert g.stats()["reject_limit"] > 0
         z.check_valid("full")

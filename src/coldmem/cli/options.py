@@ -56,7 +56,7 @@ def _spread(args: Sequence[str], names: dict[str, click.Option]) -> list[str]:
     return out
 
 
-class Size(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
+class Size(click.ParamType):
     """"64M" and the like, as bytes."""
 
     name = "size"

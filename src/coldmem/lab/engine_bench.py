@@ -5,9 +5,9 @@ in blocks that take turns, and each finds source and results as cold as the othe
 touched again only after all others were; coldmem works half a round away from the bare codec, so
 neither warms the other's data). Both store units in their order and load them in one random order,
 as faults come: loading in the order of storing would let the bare codec read its log in a stream,
-which no cache of compressed units gets to do. Times are CPU time of the one thread. Time of a row is the sum over blocks of the median over repeats, so
-that an interruption by another process in one block of one repeat counts for nothing. All units are
-compared at the end of a row.
+which no cache of compressed units gets to do. Times are CPU time of the one thread.
+Time of a row is the sum over blocks of the median over repeats, so that an interruption in one
+block of one repeat counts for nothing. All units are compared at the end of a row.
 What is compared: bare = compress + decompress (see engine_work.py for what that includes).
 coldmem = store + load + invalidate, through the C functions, one call per unit and each with its
 working context taken and given back, with the pool as full as it gets and nothing written back.

@@ -5,8 +5,6 @@ instruction that does it; one that writes before its output raises `InternalErro
 """
 
 import cython
-from coldmem.codecs.registry import get_codec
-from coldmem.errors import InternalError
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import int32_t, uint64_t
 from cython.cimports.libc.string import memcpy, memset
@@ -21,6 +19,9 @@ from cython.cimports.posix.mman import (
     mprotect,
     munmap,
 )
+
+from coldmem.codecs.registry import get_codec
+from coldmem.errors import InternalError
 
 PAGE = cython.declare(uint64_t, 65536)  # a multiple of the page size of every machine
 CANARY = cython.declare(cython.int, 0xA5)

@@ -219,6 +219,7 @@ def test_a_fault_that_makes_no_sense(arguments):
         Fault(**arguments)
 
 
+@pytest.mark.tsan
 def test_hits_are_exact_under_threads(file):
     plan = FaultPlan([Fault("write", "error", at=(101, 200)), Fault("read", "interrupt")])
     with plan.installed(file) as struck, ThreadPoolExecutor(8) as pool:
@@ -230,6 +231,7 @@ def test_hits_are_exact_under_threads(file):
     assert file.used_bytes == 0
 
 
+@pytest.mark.tsan
 def test_wrong_data_is_found_under_threads(file):
     plan = FaultPlan([Fault("read", "flip", at=(1, 100)), Fault("read", "torn", at=(201, 300))])
     with plan.installed(file) as struck, ThreadPoolExecutor(8) as pool:

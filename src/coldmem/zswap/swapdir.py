@@ -33,14 +33,15 @@ def open_swap_file(directory: str, size_bytes: int) -> int:
     try:
         fd = open_unnamed(directory)
     except OSError as error:
-        why = {
+        reasons: dict[int, str | None] = {
             errno_names.ENOENT: "there is no such directory",
             errno_names.ENOTDIR: "it is not a directory",
             errno_names.EACCES: "no permission to write there",
             errno_names.EPERM: "no permission to write there",
             errno_names.EROFS: "the file system is read-only",
             errno_names.ENOSPC: "the file system is full",
-        }.get(error.errno, error.strerror)
+        }
+        why = reasons.get(error.errno or 0, error.strerror)
         raise SwapFileError(f"cannot make the swap file in {directory}: {why}",
                             errno=error.errno) from error
     try:

@@ -168,6 +168,7 @@ def test_units_larger_than_the_context_are_refused(name: str) -> None:
     assert guarded_call(name, packed, len(data), False, unit_bytes=4096)[0] < 0
 
 
+@pytest.mark.tsan
 @pytest.mark.parametrize("name", NAMES)
 def test_threads_share_a_codec(name: str) -> None:
     codec = get_codec(name)

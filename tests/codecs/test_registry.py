@@ -92,7 +92,7 @@ def test_available_without_libraries(no_libraries: None) -> None:
 def test_a_library_without_our_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(library.SONAMES, "lz4", "libc.so.6")
     monkeypatch.setitem(library.SONAMES, "blosc2", "no-such")
-    with pytest.raises(MissingLibraryError, match="libc.so.6 has no LZ4_"):
+    with pytest.raises(MissingLibraryError, match=r"libc\.so\.6 has no LZ4_"):
         get_codec("lz4")
 
 

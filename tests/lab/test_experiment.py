@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -25,7 +27,7 @@ PAYLOADS = [bytes([i]) * (50 * i + 20) for i in range(1, 40)]
 def test_buckets_grow_and_stay_within_seven_percent() -> None:
     values = [bucket_value_ns(b) for b in range(900)]
     assert values[:17] == list(range(17)) and values == sorted(set(values))
-    for low, high in zip(values[16:], values[17:], strict=False):
+    for low, high in pairwise(values[16:]):
         assert (high - low) / high < 0.07
 
 
@@ -38,6 +40,10 @@ def test_percentiles() -> None:
     assert percentile_ns([0] * 1024, 0.5) is None
 
 
+def _end_ns(work: AllocWork) -> int:
+    return work.totals()["end_ns"]
+
+
 @pytest.mark.parametrize("name", ARMS)
 def test_the_same_operations_end_in_the_same_state(name: str) -> None:
     states = set()
@@ -45,8 +51,8 @@ def test_the_same_operations_end_in_the_same_state(name: str) -> None:
         pool = arm(locking).open()
         gate = Gate()
         work = AllocWork(pool, PAYLOADS, gate, 2, 200)
-        jobs = [lambda i=i: work.run(i, 2000) for i in range(2)]
-        timing = drive(gate, jobs, [work.compactor], lambda: work.totals()["end_ns"], None)
+        jobs = [partial(work.run, i, 2000) for i in range(2)]
+        timing = drive(gate, jobs, [work.compactor], partial(_end_ns, work), None)
         totals = work.totals()
         assert totals["ops"] >= 4000 and totals["bad_reads"] == totals["failed"] == 0
         assert timing.real_s > 0

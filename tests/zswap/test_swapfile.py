@@ -21,7 +21,8 @@ from coldmem.errors import (
 from coldmem.linux import file as linux_file
 from coldmem.testing.faults import Fault, FaultPlan
 from coldmem.testing.swap_stress import alloc_cost_ns, damage
-from coldmem.zswap.swapfile import SwapFile, default_directory
+from coldmem.zswap.swapdir import default_directory
+from coldmem.zswap.swapfile import SwapFile
 
 MIB = 1 << 20
 
@@ -94,12 +95,12 @@ def test_directory_without_permission(tmp_path, monkeypatch):
 
 
 def test_default_directory_prefers_a_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr("coldmem.zswap.swapfile.in_memory", lambda path: False)
+    monkeypatch.setattr("coldmem.zswap.swapdir.in_memory", lambda path: False)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert default_directory() == str(tmp_path)
-    monkeypatch.setattr("coldmem.zswap.swapfile.in_memory", lambda path: path == str(tmp_path))
+    monkeypatch.setattr("coldmem.zswap.swapdir.in_memory", lambda path: path == str(tmp_path))
     assert default_directory() == "/var/tmp"
-    monkeypatch.setattr("coldmem.zswap.swapfile.in_memory", lambda path: True)
+    monkeypatch.setattr("coldmem.zswap.swapdir.in_memory", lambda path: True)
     assert default_directory() == str(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
     assert default_directory() == "/var/tmp"

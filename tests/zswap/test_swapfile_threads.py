@@ -42,6 +42,7 @@ class Beside:
         assert self.error is None, self.error
 
 
+@pytest.mark.tsan
 @pytest.mark.parametrize(("size", "unit"), [("2M", 4096), ("24M", 4096), ("64M", 65536)])
 def test_contents_survive_threads_with_punching_and_checks(size, unit):
     with SwapFile(size, unit_bytes=unit) as file:
@@ -63,6 +64,7 @@ def test_contents_survive_threads_with_punching_and_checks(size, unit):
         file.check_valid()
 
 
+@pytest.mark.tsan
 def test_an_allocation_waits_for_the_region_that_is_being_punched():
     with SwapFile(MIB) as file:
         offsets = [file.alloc(4096) for _ in range(256)]
@@ -85,6 +87,7 @@ def test_an_allocation_waits_for_the_region_that_is_being_punched():
         file.free(offset, 4096)
 
 
+@pytest.mark.tsan
 def test_close_waits_for_a_punch():
     file = SwapFile(MIB)
     offset = file.alloc(4096)
@@ -97,6 +100,7 @@ def test_close_waits_for_a_punch():
         freeing.join()
 
 
+@pytest.mark.tsan
 def test_there_is_always_room_beside_punching():
     # Units only, so nothing is fragmented, and just as much room as the threads can hold.
     with SwapFile(MIB) as file:
@@ -113,6 +117,7 @@ def test_there_is_always_room_beside_punching():
         file.check_valid()
 
 
+@pytest.mark.tsan
 def test_close_under_threads():
     for seed in range(10):
         file = SwapFile("8M")

@@ -12,6 +12,7 @@ from unit_data import UNIT, noise, same, text
 
 from coldmem.errors import CodecError, MemoryLimitError, SlotNotFoundError
 from coldmem.testing.faults import Fault, FaultPlan
+from coldmem.testing.zswap_stress import ZswapStress
 from coldmem.zswap import Zswap
 
 
@@ -227,6 +228,25 @@ def test_trap_4_counters_are_exact_under_threads(run_threads):
 
 
 @pytest.mark.tsan
+@pytest.mark.parametrize("shards", [1, 64])
+def test_trap_4_at_full_speed(run_threads, shards, stress_seconds):
+    """Without the interpreter in between."""
+    with Zswap(max_pool="8M", swap="32M", shards=shards) as z:
+        stress = ZswapStress(z, 500, [z.group("g")])
+        timer = threading.Timer(stress_seconds, stress.stop_all)
+        timer.start()
+        results = run_threads(*(lambda t=t: stress.worker(t) for t in range(6)))
+        timer.join()
+        _, bad, refused, stored, loaded = (sum(column) for column in zip(*results, strict=True))
+        c = z.counters()
+        assert bad == 0
+        assert c["zswpout"] == stored
+        assert c["zswpin"] + c["swpin_disk"] == loaded
+        assert sum(n for name, n in c.items() if name.startswith("reject")) == refused
+        z.check_valid("full")
+
+
+@pytest.mark.tsan
 def test_trap_4_rejections_are_counted_once_each(run_threads):
     with Zswap(max_pool="256K", on_full="reject", shrinker_thread=False) as z:
         g = z.group("g", zswap_max=0)
@@ -248,7 +268,7 @@ def test_trap_4_rejections_are_counted_once_each(run_threads):
 
 
 # -- trap 7: a group limit that is checked before compression and charged after it ---------------------
-# With "check, then add" in charge_within, or a reservation of less than a unit, charges overshoot.
+# With "check, then add" in charge_within, or charges made after compression, limits are passed.
 @pytest.mark.tsan
 def test_trap_7_a_group_limit_is_never_passed(run_threads):
     started = threading.Barrier(3)
@@ -288,29 +308,21 @@ def test_trap_7_a_group_limit_is_never_passed(run_threads):
 
 
 @pytest.mark.tsan
-def test_trap_7_under_load(run_threads, stress_seconds):
-    limit = 50 * UNIT
-    with Zswap(max_pool="16M", swap="64M") as z:
-        g = z.group("g", memory_max=limit, swap_max=200 * UNIT)
-        stop = time.monotonic() + stress_seconds / 2
-
-        def store(t):
-            i = 0
-            while time.monotonic() < stop:
-                try:
-                    z.store(t * 100 + i % 90, noise(i % 11), g)
-                except MemoryLimitError:
-                    z.invalidate(t * 100 + (i + 40) % 90)
-                i += 1
-
-        def watch():
-            memory = swap = 0
-            while time.monotonic() < stop:
-                s = g.stats()
-                memory, swap = max(memory, s["memory"]), max(swap, s["swap"])
-            return memory, swap
-
-        *_, (memory, swap) = run_threads(*(lambda t=t: store(t) for t in range(4)), watch)
-        assert 0 < memory <= limit
-        assert 0 < swap <= 200 * UNIT
+def test_trap_7_at_full_speed(run_threads, stress_seconds):
+    """Charges are watched without the interpreter, at every moment."""
+    limits = {"memory_max": 40 * UNIT, "zswap_max": 38 * UNIT, "swap_max": 40 * UNIT}
+    with Zswap(max_pool="16M", swap="64M", shards=4) as z:
+        g = z.group("g", **limits)
+        below = z.group("below", parent=g)
+        stress = ZswapStress(z, 400, [g, below])
+        timer = threading.Timer(stress_seconds, stress.stop_all)
+        timer.start()
+        *results, peaks = run_threads(
+            *(lambda t=t: stress.worker(t) for t in range(6)), lambda: stress.watch(g)
+        )
+        timer.join()
+        assert sum(result[1] for result in results) == 0
+        for peak, limit in zip(peaks, limits.values(), strict=True):
+            assert limit * 0.8 < peak <= limit
+        assert g.stats()["reject_limit"] > 0
         z.check_valid("full")

@@ -1,6 +1,8 @@
 """Store, load and invalidate: what one thread sees."""
 
 import array
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -62,9 +64,11 @@ def test_any_slot_of_64_bits(z):
     for slot in slots:
         assert slot in z
         assert get(z, slot) == text(slot)
-    for slot in (-1, 2**64):
-        with pytest.raises((UsageError, OverflowError)):
-            z.store(slot, text(0))
+    for slot in (-1, 2**64, 1.5, "1", None):
+        for call in (lambda: z.store(slot, text(0)), lambda: z.load(slot, bytearray(UNIT)),
+                     lambda: z.invalidate(slot), lambda: z.contains(slot)):
+            with pytest.raises(UsageError, match="slot"):
+                call()
         assert slot not in z
 
 
@@ -236,6 +240,32 @@ def test_swap_file_must_fit():
         Zswap(swap=file)
     with pytest.raises(ClosedError):
         Zswap(unit_bytes=16384, swap=file)
+
+
+def test_exit_without_close_and_close_in_a_child():
+    """The shrinker's thread holds up neither the end of the program nor a child."""
+    program = """
+import os, warnings
+from coldmem.zswap import Zswap
+warnings.simplefilter("ignore")
+z = Zswap(max_pool="256K", swap="4M")
+for slot in range(300):
+    z.store(slot, os.urandom(4096))
+child = os.fork()
+if child == 0:
+    out = bytearray(4096)
+    z.load(299, out)
+    z.store(1, bytes(4096))
+    z.close()
+    z.close()
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+z.store(1, bytes(4096))
+print("fine")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert done.stdout == b"fine\n", done.stderr.decode()
+    assert done.returncode == 0
 
 
 def test_everything_raises_once_closed():

@@ -56,11 +56,13 @@ def test_contents_with_writeback_and_compaction(arm, unit, stress_seconds):
                **ARMS[arm]) as z:
         groups = [z.group("a"), z.group("b", memory_max=unit * 80)]
         stress = ZswapStress(z, 1000, groups)
-        done, bad, refused = run(stress, stress_seconds, beside=[z.compact])
+        done, bad, refused, stored, loaded = run(stress, stress_seconds, beside=[z.compact])
         assert bad == 0
         assert done > 0
-        assert stress.missing() == 0
         c = z.counters()
+        assert c["zswpout"] == stored
+        assert c["zswpin"] + c["swpin_disk"] == loaded
+        assert stress.missing() == 0
         assert c["zswpwb"] > 0, "nothing was ever written back"
         assert c["swpin_disk"] > 0
         assert c["checksum_fail"] == c["decompress_fail"] == c["read_fail"] == 0
@@ -97,7 +99,7 @@ def test_contents_while_everything_else_changes(rule, stress_seconds):
             z.stats(), z.counters(), z.lock_stats(), len(z)
             z.check_valid("full")
 
-        done, bad, _ = run(
+        done, bad, *_ = run(
             stress, stress_seconds,
             beside=[change_codec, change_groups_safely(change_groups), change_limits, look,
                     lambda: z.shrink("256K", gentle=True)],
@@ -127,7 +129,7 @@ def test_contents_with_a_failing_disk(stress_seconds):
             Fault("write", "delay", probability=0.1, argument=3),
         ])
         with plan.installed(z.swap):
-            done, bad, _ = run(stress, stress_seconds)
+            done, bad, *_ = run(stress, stress_seconds)
             assert bad == 0
             assert done > 0
             assert stress.missing() == 0

@@ -10,7 +10,6 @@ can be told from one that was not. Takes no locks.
 from __future__ import annotations
 
 import os
-import resource
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 
 from coldmem.errors import InternalError
 from coldmem.lab.gate import Gate
-from coldmem.lab.machine import busy_cpu_s
+from coldmem.linux.usage import machine_cpu_s, process_cpu_s
 
 START_S_MAX = 120.0  # for all workers to fill their slots
 FOREIGN_SHARE_MAX = 0.04  # of all CPUs' time; more than this and the run counts as disturbed
@@ -104,7 +103,7 @@ def drive(
     crew = _Crew(jobs, helpers)
     try:
         crew.start(gate)
-        busy, usage = busy_cpu_s(), resource.getrusage(resource.RUSAGE_SELF)
+        busy, (user, system) = machine_cpu_s(), process_cpu_s()
         start_ns = time.monotonic_ns()
         gate.open()
         if seconds is None:
@@ -115,10 +114,10 @@ def drive(
         gate.close()
         crew.join(crew.jobs)
         crew.join(crew.helpers)
-    after, busy_after = resource.getrusage(resource.RUSAGE_SELF), busy_cpu_s()
+    (user_after, system_after), busy_after = process_cpu_s(), machine_cpu_s()
     if crew.error is not None:
         raise crew.error
-    user, system = after.ru_utime - usage.ru_utime, after.ru_stime - usage.ru_stime
+    user, system = user_after - user, system_after - system
     foreign = None
     if busy is not None and busy_after is not None:
         foreign = max(0.0, busy_after - busy - user - system)

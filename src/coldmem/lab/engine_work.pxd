@@ -19,6 +19,7 @@ cdef struct EngineC:
     uint32_t cap                # as coldmem passes it to the codec
     uint32_t fill
     const uint8_t *data         # units_n units
+    uint32_t *load_order        # both sides load units in this order
     uint8_t *out                # one unit
     uint8_t *log
     uint64_t log_bytes
@@ -29,6 +30,7 @@ cdef struct EngineC:
 
 ctypedef EngineC *EngineP
 
+cdef uint64_t cpu_ns() noexcept nogil
 cdef void bare_compress(EngineC *e, uint32_t begin, uint32_t end) noexcept nogil
 cdef void bare_decompress(EngineC *e, uint32_t begin, uint32_t end) noexcept nogil
 cdef void coldmem_store(EngineC *e, uint32_t begin, uint32_t end) noexcept nogil

@@ -13,7 +13,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from coldmem.errors import UsageError
 from coldmem.lab.arms import ARMS, Arm, arm
@@ -48,7 +49,7 @@ class Plan:
     arms: Sequence[str] = tuple(ARMS)
     threads: Sequence[int] = THREADS
     repeats: int = 5
-    load: Load = Load()
+    load: Load = field(default_factory=Load)
     units_n: int = SAMPLE_UNITS
     quiet_tries: int = QUIET_TRIES
 
@@ -162,7 +163,7 @@ def _run_cell(cell: Cell, plan: Plan, stuff: Material) -> list[Row]:
         first = repeat % len(arms)
         for what in arms[first:] + arms[:first]:
             runs[what.name].append(
-                _quiet(lambda w=what: cell.measure(w, stuff, plan.load), plan.quiet_tries)
+                _quiet(partial(cell.measure, what, stuff, plan.load), plan.quiet_tries)
             )
     side = plan.load
     if side.seconds is not None and side.ops_per_thread is None:
@@ -173,8 +174,7 @@ def _run_cell(cell: Cell, plan: Plan, stuff: Material) -> list[Row]:
         timed = []
         if cell.workload != "alloc":
             timed = [
-                _quiet(lambda w=what: cell.measure(w, stuff, plan.load, timed=True),
-                       plan.quiet_tries)
+                _quiet(partial(cell.measure, what, stuff, plan.load, timed=True), plan.quiet_tries)
                 for _ in range(SIDE_RUNS)
             ]
         rows.append(_row(cell, what, runs[what.name], waits, timed))

@@ -66,13 +66,3 @@ def facts() -> dict[str, object]:
         "load_1min_at_start": round(os.getloadavg()[0], 2),
         "started_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def busy_cpu_s() -> float | None:
-    """CPU seconds that the whole machine has used so far; None where /proc/stat does not say."""
-    line = _first_line("/proc/stat")
-    if line is None or not line.startswith("cpu "):
-        return None
-    ticks = [int(field) for field in line.split()[1:9]]
-    idle = ticks[3] + ticks[4]
-    return (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK")

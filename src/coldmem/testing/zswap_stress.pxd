@@ -16,6 +16,8 @@ cdef struct Result:
     uint64_t done
     uint64_t bad
     uint64_t refused
+    uint64_t stored             # by stores that went well
+    uint64_t loaded             # by loads that handed something out
 
 ctypedef Result *ResultP
 

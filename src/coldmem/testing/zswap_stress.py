@@ -17,10 +17,11 @@ from cython.cimports.coldmem.linux.atomic import (
     a32_fetch_add,
     a32_load_acq,
     a32_store_rel,
+    a64_load_rlx,
 )
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.load import zswap_invalidate, zswap_load
-from cython.cimports.coldmem.zswap.state import ZW_NOT_FOUND, ZW_OK, WorkContextP
+from cython.cimports.coldmem.zswap.state import ZW_NOT_FOUND, ZW_OK, GroupP, WorkContextP
 from cython.cimports.coldmem.zswap.store import zswap_store
 from cython.cimports.coldmem.zswap.zswap import Zswap
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
@@ -108,7 +109,8 @@ class ZswapStress:
         Returns
         -------
         tuple of int
-            Operations done, wrong answers (none, it is to be hoped), and stores refused.
+            Operations done, wrong answers (none, it is to be hoped), stores refused, stores that
+            went well, and loads that handed a unit out.
         """
         r: Result
         s: uint64_t = seed + 1
@@ -119,7 +121,7 @@ class ZswapStress:
         with cython.nogil:
             self.run(s * MIX, unit, unit + self.z.unit_bytes, cython.address(r))
         free(unit)
-        return r.done, r.bad, r.refused
+        return r.done, r.bad, r.refused, r.stored, r.loaded
 
     def run(self, seed, unit, work, r):
         x: uint64_t = seed
@@ -155,6 +157,7 @@ class ZswapStress:
             got = zswap_load(self.z, slot, unit, False, w)
             if got == ZW_NOT_FOUND:
                 return
+            r.loaded += got > 0
             version = unit_version(unit)
             if got != cython.cast(int32_t, n) or not unit_valid(unit, work, n, slot) or (
                 version < floor or version > a32_load_acq(cython.address(s.next))
@@ -165,6 +168,7 @@ class ZswapStress:
             version = a32_fetch_add(cython.address(s.next), 1) + 1
             fill_unit(unit, n, slot, cython.cast(uint32_t, version))
             if zswap_store(self.z, slot, unit, group, w) == ZW_OK:
+                r.stored += 1
                 s.present = version
                 a32_store_rel(cython.address(s.floor), version)
             else:
@@ -172,6 +176,7 @@ class ZswapStress:
                 r.refused += 1
         elif what < 8:
             got = zswap_load(self.z, slot, unit, what == 4, w)
+            r.loaded += got > 0
             if s.present == 0:
                 r.bad += got != ZW_NOT_FOUND
             elif got != cython.cast(int32_t, n) or not unit_valid(unit, work, n, slot) or (
@@ -192,15 +197,36 @@ class ZswapStress:
             fill_unit(unit, n, slot, cython.cast(
                 uint32_t, a32_fetch_add(cython.address(self.slots[slot].next), 1)
             ))
-            r.refused += zswap_store(self.z, slot, unit, group, w) != ZW_OK
+            if zswap_store(self.z, slot, unit, group, w) == ZW_OK:
+                r.stored += 1
+            else:
+                r.refused += 1
         elif what < 7:
             zswap_invalidate(self.z, slot, w)
         else:
             got = zswap_load(self.z, slot, unit, what < 10, w)
+            r.loaded += got > 0
             if got != ZW_NOT_FOUND and (
                 got != cython.cast(int32_t, n) or not unit_valid(unit, work, n, slot)
             ):
                 r.bad += 1
+
+    def watch(self, group):
+        """Beside the workers: the highest memory, zswap and swap charge seen of a `Group`."""
+        memory: uint64_t = 0
+        zswap: uint64_t = 0
+        swap: uint64_t = 0
+        now: uint64_t
+        g: GroupP = self.z.groups + cython.cast(uint32_t, group.id)
+        with cython.nogil:
+            while not a32_load_acq(cython.address(self.stop)):
+                now = a64_load_rlx(cython.address(g.memory_bytes))
+                memory = now if now > memory else memory
+                now = a64_load_rlx(cython.address(g.zswap_bytes))
+                zswap = now if now > zswap else zswap
+                now = a64_load_rlx(cython.address(g.swap_bytes))
+                swap = now if now > swap else swap
+        return memory, zswap, swap
 
     def missing(self):
         """After the workers: how many ruled slots do not hold what they must."""

@@ -5,6 +5,7 @@ InvalidSizeError) and says what to pass.
 """
 
 from array import array
+from operator import index
 
 import cython
 from cython.cimports.coldmem.zswap.batch import U64CP
@@ -22,6 +23,13 @@ from coldmem.errors import InvalidSizeError, UsageError
 
 _UNSIGNED_64 = ("Q", "L", "@Q", "@L", "=Q", "<Q", "N", "@N")
 _SLOTS = 1 << 64
+
+
+def get_slot(slot):
+    try:
+        return slot if isinstance(slot, int) else index(slot)  # 1.0 is not a slot
+    except (TypeError, OverflowError):
+        raise UsageError(f"{slot!r} is not a slot: give an integer from 0 to 2**64 - 1") from None
 
 
 def get_buffer(data, view, writable):

@@ -102,7 +102,8 @@ class ZswapBase:
         contexts_resume(self.c)
 
     def __del__(self):
-        self.close()
+        if self.c != cython.NULL:
+            self.close()
 
     def __dealloc__(self):
         if self.c != cython.NULL:

@@ -15,9 +15,12 @@ from cython.cimports.coldmem.linux.atomic import (
     a32_cas,
     a32_load_acq,
     a32_load_rlx,
+    a32_store,
     a32_store_rel,
     cpu_number,
     futex_wait,
+    futex_wake,
+    unlikely,
 )
 from cython.cimports.coldmem.zswap.state import CODECS_MAX, CONTEXTS_MAX, WorkContext, WorkContextP
 from cython.cimports.libc.stdint import uint32_t
@@ -29,6 +32,7 @@ SLACK_BYTES = cython.declare(cython.int, 64)
 # Somebody who gives a context back does not look for waiters (that would cost a fence per call), so
 # they look again by themselves. It takes more than 64 threads in calls at once to get here.
 WAIT_NS = cython.declare(cython.longlong, 200_000)
+DOOR_NS = cython.declare(cython.longlong, 10_000_000)
 
 
 def contexts_init(z):
@@ -67,11 +71,15 @@ def context_get(z):
     at: uint32_t
     p: cython.p_void
     while True:
+        if unlikely(a32_load_acq(cython.address(z.door))):
+            if a32_load_acq(cython.address(z.closed)):
+                return cython.NULL
+            futex_wait(cython.address(z.door), 1, DOOR_NS)
+            continue
         at = cpu_number()
         for i in range(CONTEXTS_MAX):
             w = z.contexts + ((at + i) & (CONTEXTS_MAX - 1))
             if a32_load_rlx(cython.address(w.busy)) == 0 and a32_cas(cython.address(w.busy), 0, 1):
-                # After the door is shut no context is ever given back, so this one came before.
                 if w.scratch == cython.NULL:
                     p = malloc(z.unit_bytes + SLACK_BYTES)
                     if p == cython.NULL:
@@ -79,8 +87,6 @@ def context_get(z):
                         break
                     w.scratch = cython.cast(U8P, p)
                 return w
-        if a32_load_acq(cython.address(z.closed)):
-            return cython.NULL
         futex_wait(cython.address(z.never), 0, WAIT_NS)
 
 
@@ -101,6 +107,7 @@ def context_batch(z, w):
 def contexts_stop(z):
     """With Zswap.admin held, so that two never hold half of the contexts each."""
     i: uint32_t
+    a32_store(cython.address(z.door), 1)  # or busy callers would go on taking them from us
     for i in range(CONTEXTS_MAX):
         while not a32_cas(cython.address(z.contexts[i].busy), 0, 1):
             futex_wait(cython.address(z.never), 0, WAIT_NS)
@@ -110,6 +117,8 @@ def contexts_resume(z):
     i: uint32_t
     for i in range(CONTEXTS_MAX):
         a32_store_rel(cython.address(z.contexts[i].busy), 0)
+    a32_store(cython.address(z.door), 0)
+    futex_wake(cython.address(z.door), 0x7FFFFFFF)
 
 
 def contexts_drop_codec(z, id):

@@ -50,6 +50,7 @@ def zswap_new():
     for i in range(CONTEXTS_MAX):
         z.contexts[i].busy = 1
     z.closed = 1
+    z.door = 1
     z.owner_pid = getpid()
     mutex_init(cython.address(z.admin), False)
     return z
@@ -105,6 +106,7 @@ def disk_destroy(z):
 def zswap_close(z):
     if z.owner_pid != getpid():
         a32_store(cython.address(z.closed), 1)
+        a32_store(cython.address(z.door), 1)
         return
     mutex_lock(cython.address(z.admin))
     if not a32_load_acq(cython.address(z.closed)):
@@ -118,6 +120,8 @@ def zswap_close(z):
 
 def zswap_free(z):
     """After zswap_close, by the last user of z."""
+    if z.owner_pid == getpid():
+        tables_destroy(z)  # of one that was never opened
     contexts_destroy(z)
     free(z.pools)
     free(z)

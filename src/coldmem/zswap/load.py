@@ -115,6 +115,7 @@ def zswap_load(z, slot, out, exclusive, w):
             entry_put(z, entry)
             return n
         mutex_unlock(cython.address(s.lock))
+        load_failed(z, hash, entry, state)
         entry_put(z, entry)
 
 

@@ -186,10 +186,12 @@ cdef struct ZswapC:
     # rarely written
     int32_t codec               # atomic: id for new stores
     int32_t closed              # atomic
+    int32_t door                # atomic, futex: 1 while somebody wants to be alone
+    int32_t fill1a
     int32_t full                # atomic: at the limit, waiting to come under accept_bytes
     uint32_t groups_end         # ids from here on were never used; changed by whoever is alone
     Mutex admin                 # groups made and removed, codecs changed, close
-    uint64_t fill1[10]
+    uint64_t fill1[9]
     # written now and then
     uint64_t entries_next       # atomic: entries handed to shards so far
     uint64_t cursor             # atomic: shard where the next reclaim looks

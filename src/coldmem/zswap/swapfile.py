@@ -48,7 +48,6 @@ close while transfers run                 survived: close waits for them; later 
 
 import errno as errno_names
 import os
-import shutil
 import weakref
 
 import cython
@@ -92,8 +91,9 @@ from coldmem.errors import (
     SwapFileError,
     UsageError,
 )
-from coldmem.linux.file import in_memory, open_unnamed
+from coldmem.linux.file import in_memory
 from coldmem.units import format_bytes, parse_bytes
+from coldmem.zswap.swapdir import default_directory, open_swap_file
 
 SWAP_MAX_LIMIT = 1 << 44  # 16 TiB, the largest file of ext4
 
@@ -108,47 +108,6 @@ _MAP_FAULTS = {
 
 
 # -- the file as Python sees it --------------------------------------------------------------------
-def default_directory() -> str:
-    """The directory that is used when none is given; see the head of this module."""
-    usable = None
-    for directory in (os.environ.get("TMPDIR"), "/var/tmp", "/tmp"):
-        if directory and os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK):
-            if not in_memory(directory):
-                return directory
-            usable = usable or directory
-    if usable is None:
-        raise SwapFileError("no directory for the swap file: $TMPDIR, /var/tmp and /tmp cannot be"
-                            " written; give directory=")
-    return usable
-
-
-def _open(directory: str, size_bytes: int) -> int:
-    """Descriptor of the new file, with `size_bytes` of disk space reserved. Or SwapFileError."""
-    try:
-        fd = open_unnamed(directory)
-    except OSError as error:
-        why = {
-            errno_names.ENOENT: "there is no such directory",
-            errno_names.ENOTDIR: "it is not a directory",
-            errno_names.EACCES: "no permission to write there",
-            errno_names.EPERM: "no permission to write there",
-            errno_names.EROFS: "the file system is read-only",
-            errno_names.ENOSPC: "the file system is full",
-        }.get(error.errno, error.strerror)
-        raise SwapFileError(f"cannot make the swap file in {directory}: {why}",
-                            errno=error.errno) from error
-    try:
-        if size_bytes:
-            os.posix_fallocate(fd, 0, size_bytes)
-    except OSError as error:
-        os.close(fd)
-        free_bytes = shutil.disk_usage(directory).free
-        raise SwapFileError(
-            f"cannot reserve {format_bytes(size_bytes)} for the swap file in {directory}: "
-            f"{error.strerror} ({format_bytes(free_bytes)} are free)", errno=error.errno) from error
-    return fd
-
-
 class SwapFile:
     """A file without a name that holds compressed entries.
 
@@ -196,7 +155,7 @@ class SwapFile:
             raise MemoryLimitError(f"no address space for the map of a {format_bytes(size)} file")
         self.c.bytes_max = self.c.map.granules_max << self.c.map.granule_shift
         try:
-            self.c.fd = _open(self.directory, self.c.bytes_max if preallocate else 0)
+            self.c.fd = open_swap_file(self.directory, self.c.bytes_max if preallocate else 0)
         except SwapFileError:
             map_destroy(cython.address(self.c.map))
             raise
@@ -228,7 +187,7 @@ class SwapFile:
 
     @property
     def closed(self) -> bool:
-        """Has `close` been called?"""
+        """Whether `close` was called."""
         return a32_load(cython.address(self.c.closed)) != 0
 
     @property
@@ -238,7 +197,7 @@ class SwapFile:
 
     @property
     def swap_max_bytes(self) -> int:
-        """Most bytes of the file."""
+        """The most bytes that entries may occupy; `swap_max` in whole granules."""
         return self.c.bytes_max
 
     def charge(self, nbytes: int) -> int:
@@ -310,7 +269,12 @@ class SwapFile:
         return offset
 
     def free(self, offset: int, nbytes: int) -> None:
-        """Give back the room at `offset`; `nbytes` as in `alloc`.
+        """Give room back.
+
+        Parameters
+        ----------
+        offset, nbytes : int
+            What `alloc` returned, and what it was asked for.
 
         Raises
         ------
@@ -330,7 +294,14 @@ class SwapFile:
             swap_free(f, at, n)
 
     def write(self, offset: int, data: object) -> None:
-        """Write `data` (a buffer) at `offset`; its whole range must be allocated.
+        """Write all of `data`; its whole range must be allocated.
+
+        Parameters
+        ----------
+        offset : int
+            Where it begins: an entry's offset, or any place inside one.
+        data : bytes-like
+            Contiguous; neighbouring entries may go in one.
 
         Raises
         ------
@@ -354,7 +325,17 @@ class SwapFile:
             self._failed("a write", error)
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Read `nbytes` at `offset`; the whole range must be allocated.
+        """Read a range; all of it must be allocated.
+
+        Parameters
+        ----------
+        offset, nbytes : int
+            Where it begins, and how long it is.
+
+        Returns
+        -------
+        bytes
+            `nbytes` of them.
 
         Raises
         ------

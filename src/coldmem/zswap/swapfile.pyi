@@ -22,8 +22,6 @@ class SwapFileStats(TypedDict):
     punched_bytes: int
     punch_errors: int
 
-def default_directory() -> str: ...
-
 class SwapFile:
     unit_bytes: int
     directory: str

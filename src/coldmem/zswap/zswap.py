@@ -6,7 +6,7 @@ Locks: a call holds a context; see context.py.
 """
 
 import cython
-from cython.cimports.coldmem.zswap.arguments import get_buffer, get_slots
+from cython.cimports.coldmem.zswap.arguments import get_buffer, get_slot, get_slots
 from cython.cimports.coldmem.zswap.base import ZswapBase
 from cython.cimports.coldmem.zswap.batch import (
     Slots,
@@ -133,7 +133,7 @@ class Zswap(ZswapBase):
         memset(cython.address(keys), 0, cython.sizeof(cython.Py_buffer))
         try:
             if single:
-                bad = slots
+                bad = get_slot(slots)
                 s.n = 1
             if cython.cast(uint64_t, view.len) % unit or (single and view.len != unit):
                 raise self._wrong_size(view.len, single)
@@ -222,7 +222,7 @@ class Zswap(ZswapBase):
         memset(cython.address(keys), 0, cython.sizeof(cython.Py_buffer))
         try:
             if single:
-                slot = slots
+                slot = get_slot(slots)
             if cython.cast(uint64_t, view.len) % unit or (single and view.len != unit):
                 raise self._wrong_size(view.len, single)
             if not single:
@@ -260,7 +260,7 @@ class Zswap(ZswapBase):
 
     def invalidate(self, slot):
         """Forget what is stored under `slot`; was there anything?"""
-        key: uint64_t = slot
+        key: uint64_t = get_slot(slot)
         found: cython.bint = False
         z: ZswapP = self.c
         w: WorkContextP
@@ -303,7 +303,7 @@ class Zswap(ZswapBase):
 
     def contains(self, slot):
         """Is anything stored under `slot`?"""
-        key: uint64_t = slot
+        key: uint64_t = get_slot(slot)
         w: WorkContextP = self._enter()
         found: cython.bint = zswap_contains(self.c, key, w)
         context_put(self.c, w)

@@ -1,0 +1,29 @@
+"""CPU time: of this process, and of the whole machine. No policy, no locks."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def process_cpu_s() -> tuple[float, float]:
+    """User and system seconds that this process has used so far, all threads together."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime, usage.ru_stime
+
+
+def machine_cpu_s() -> float | None:
+    """CPU seconds that the whole machine has used so far; None where /proc/stat does not say."""
+    try:
+        line = Path("/proc/stat").read_text(errors="replace").partition("\n")[0]
+    except OSError:
+        return None
+    fields = line.split()
+    if len(fields) < 9 or fields[0] != "cpu":
+        return None
+    ticks = [int(field) for field in fields[1:9]]
+    idle = ticks[3] + ticks[4]
+    return (sum(ticks) - idle) / _TICKS_PER_S

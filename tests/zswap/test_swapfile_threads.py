@@ -9,7 +9,6 @@ from coldmem.testing.faults import Fault, FaultPlan
 from coldmem.testing.swap_stress import churn, hammer
 from coldmem.zswap.swapfile import SwapFile
 
-pytestmark = pytest.mark.tsan
 MIB = 1 << 20
 THREADS = 8
 
@@ -42,6 +41,7 @@ class Beside:
         assert self.error is None, self.error
 
 
+@pytest.mark.tsan
 @pytest.mark.tsan
 @pytest.mark.parametrize(("size", "unit"), [("2M", 4096), ("24M", 4096), ("64M", 65536)])
 def test_contents_survive_threads_with_punching_and_checks(size, unit):
@@ -117,6 +117,7 @@ def test_there_is_always_room_beside_punching():
         file.check_valid()
 
 
+@pytest.mark.tsan
 @pytest.mark.tsan
 def test_close_under_threads():
     for seed in range(10):

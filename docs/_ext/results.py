@@ -61,7 +61,7 @@ class Results(Directive):
     """All files, or the one that is named."""
 
     optional_arguments = 1
-    option_spec = {"columns": directives.unchanged}  # noqa: RUF012
+    option_spec = {"columns": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
         environment = self.state.document.settings.env

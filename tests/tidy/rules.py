@@ -324,7 +324,9 @@ def poor_docstrings(package: Path) -> Iterator[str]:
         if not doc:
             yield f"{path.name}: {name} has no docstring"
             continue
-        if isinstance(node, ast.FunctionDef):
+        if path.name == "errors.py":
+            taken = []  # exceptions are made by us, not by callers
+        elif isinstance(node, ast.FunctionDef):
             taken = arguments(node)
         else:
             makers = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}

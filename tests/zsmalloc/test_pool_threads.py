@@ -37,10 +37,10 @@ def run(stress, seconds, threads=6, compactors=2, drain=False):
 
 @pytest.mark.tsan
 @pytest.mark.parametrize("arm", ARMS)
-def test_contents_under_threads_and_compaction(arm):
+def test_contents_under_threads_and_compaction(arm, stress_seconds):
     pools = ARMS[arm](limit="64M")
     stress = PoolStress(pools, slots=3000)
-    done, bad, full = run(stress, 1.0)
+    done, bad, full = run(stress, stress_seconds)
     assert bad == 0
     assert full == 0
     assert done > 0
@@ -60,21 +60,21 @@ def test_contents_under_threads_and_compaction(arm):
 
 @pytest.mark.tsan
 @pytest.mark.parametrize("arm", ["class", "handle", "handle_magazine"])
-def test_few_slots_make_zspages_come_and_go(arm):
+def test_few_slots_make_zspages_come_and_go(arm, stress_seconds):
     """Zspages become empty and are revived all the time; one class, so everybody meets (trap 5)."""
     pools = ARMS[arm](limit="8M")
     stress = PoolStress(pools, slots=12, size_max=64)
-    _, bad, _ = run(stress, 0.5, drain=arm == "handle_magazine")
+    _, bad, _ = run(stress, stress_seconds / 2, drain=arm == "handle_magazine")
     assert bad == 0
     pools[0].check_valid("full")
 
 
 @pytest.mark.tsan
 @pytest.mark.parametrize("arm", ARMS)
-def test_full_pool_refuses_and_never_exceeds_its_limit(arm):
+def test_full_pool_refuses_and_never_exceeds_its_limit(arm, stress_seconds):
     pools = ARMS[arm](limit="2M")
     stress = PoolStress(pools, slots=4000)
-    _, bad, full = run(stress, 0.5)
+    _, bad, full = run(stress, stress_seconds / 2)
     assert bad == 0
     assert full > 0
     assert pools[0].stats().peak_bytes <= 2 << 20

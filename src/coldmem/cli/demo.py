@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bars
 
 from coldmem.cli import output
@@ -70,9 +70,9 @@ def _bars() -> Iterator[Watch]:
         yield _plain_lines()
         return
     columns = (
-        TextColumn("{task.description:<14}"), BarColumn(), DownloadColumn(binary_units=True),
+        TextColumn("{task.description:<12}"), BarColumn(12), TaskProgressColumn(),
         TextColumn("{task.fields[speed]:>9}  in RAM {task.fields[ram]:>9}"),
-        TextColumn("on disk {task.fields[disk]:>9}"), TimeRemainingColumn(),
+        TextColumn("on disk {task.fields[disk]:>9}"),
     )
     with Bars(*columns, console=screen) as bars:
         tasks: dict[str, int] = {}

@@ -2,7 +2,7 @@
 
 0: done. 1: the command found a difference. 2: a wrong option or argument. 3 and more: `exit_code`
 of the `ColdmemError`, whose message is printed as one line. 130: interrupted with Ctrl-C.
-A subcommand is imported when it is named, so that ``--help`` needs nothing that is compiled.
+A subcommand is imported when it is named, so that ``--help`` does not wait for what it does not need.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import click
 from coldmem.errors import ColdmemError
 
 INTERRUPTED = 130
+STDOUT_FD = 1
 
 
 class LazyGroup(click.Group):
@@ -107,7 +108,7 @@ def run(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output is gone; nothing more can be said to them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT_FD)
         return 0
     except ColdmemError as error:
         print(f"coldmem: {error}", file=sys.stderr)

@@ -26,6 +26,9 @@ cdef int unshuffle(Shuffler *s, int32_t width, uint32_t n, const uint8_t *src, u
 cdef void delta(int32_t width, uint32_t n, const uint8_t *src, uint8_t *dst) noexcept nogil
 cdef void undelta(int32_t width, uint32_t n, uint8_t *dst) noexcept nogil
 
+# First item of p minus (or plus) the item at `other`: deltas of a block that goes on from another.
+cdef void combine_item(int32_t width, uint8_t *p, const uint8_t *other, bint minus) noexcept nogil
+
 cdef void transpose(int32_t width, uint64_t *a) noexcept nogil
 cdef void transpose_back(int32_t width, uint64_t *a) noexcept nogil
 cdef void undelta1(uint32_t n, uint8_t *dst) noexcept nogil

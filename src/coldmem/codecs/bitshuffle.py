@@ -279,6 +279,15 @@ def undelta(width, n, dst):
         undelta1(n, dst)
 
 
+def combine_item(width, p, other, minus):
+    x: uint64_t = 0
+    y: uint64_t = 0
+    memcpy(cython.address(x), p, width)
+    memcpy(cython.address(y), other, width)
+    x = x - y if minus else x + y
+    memcpy(p, cython.address(x), width)
+
+
 def undelta1(n, dst):
     """Running sum of bytes, eight at a time: even and odd bytes as four 16-bit lanes each, whose
     running sums are one multiplication and cannot overflow."""

@@ -21,7 +21,7 @@ from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from coldmem.errors import CodecError, InvalidSizeError, UsageError
 
 SIZE_BYTES_MAX = cython.declare(cython.longlong, 0x7E000000)  # LZ4's limit, the smallest of all
-# Contexts make room for a unit in full: a hostile `size` must not become a huge allocation later.
+# No codec returns this: c_compress and c_decompress do, when there is no memory for a context.
 NO_MEMORY = cython.declare(cython.int, -0x7FFFFFFF)
 
 

@@ -1,7 +1,10 @@
 from coldmem.codecs.codec import Codec
 
+WIDTHS: tuple[int, ...]
+
 class FilterCodec(Codec):
-    inner: Codec
+    @property
+    def inner(self) -> Codec: ...
     def __init__(
         self, inner: Codec, width: int, with_delta: bool = False, portable: bool = False
     ) -> None: ...

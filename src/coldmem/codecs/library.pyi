@@ -1,1 +1,3 @@
+SONAMES: dict[str, str]
+
 def blosc2_candidates() -> tuple[str, ...]: ...

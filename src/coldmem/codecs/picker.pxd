@@ -7,8 +7,11 @@ cdef enum:
     TABLE_ENTRIES = 16384       # 2-way: an entry and its neighbour (index ^ 1)
     SAMPLE_BYTES = 4096
     SAMPLE_PIECES = 4
-    VARIANTS = 9                # 0 plain, 1..4 bit shuffle of 8, 4, 2, 1, 5..8 with delta before it
-    RAW = 9                     # not worth compressing; never written
+    FILTERS = 8
+    # 0 plain, 1..4 bit shuffle of 8, 4, 2, 1, 5..8 with delta before it; 9..16 are the filters of
+    # 1..8 with planes.py in place of the inner codec
+    VARIANTS = 17
+    RAW = 17                    # not worth compressing; never written
 
 cdef struct AutoSettings:
     CodecC inner                # constant, like all but the words of the table
@@ -22,7 +25,7 @@ cdef struct AutoContext:
     uint32_t raw_seen           # units met in raw regions, by this context
     uint32_t seen               # units met in others
     uint32_t looks              # how often it sampled
-    uint8_t *a                  # unit_bytes each (SAMPLE_BYTES at least), in one block with this
+    uint8_t *a                  # unit_bytes each (BLOCK_BYTES at least), in one block with this
     uint8_t *b
     uint8_t *sample             # SAMPLE_BYTES
     uint8_t *packed             # SAMPLE_BYTES
@@ -37,6 +40,7 @@ cdef struct Memory:
 ctypedef AutoSettings *AutoSettingsP
 ctypedef AutoContext *AutoContextP
 ctypedef Memory *MemoryP
+ctypedef const uint8_t *BytesP
 
 cdef bint recall(AutoSettings *s, uint64_t hint, Memory *m) noexcept nogil
 cdef void remember(AutoSettings *s, uint64_t hint, Memory *m) noexcept nogil

@@ -2,25 +2,33 @@
 
 It needs no type of the data: it samples a unit, compresses the sample plainly and behind bit shuffle
 and delta + bit shuffle for items of 8, 4, 2 and 1 bytes, and takes the smallest; a filter must gain
-more than 3 %, and what stays above 97 % is left raw. The choice is remembered per `hint`.
+more than 3 %, and what stays above 97 % is left raw. The choice is remembered per `hint`. Behind a
+filter, planes.py is tried in place of the inner codec: it is several times as fast.
 
 Owns: the table of choices, shared by all contexts of the codec.
 Guarantees: as in ``codec.pxd``. The first byte of the output is the variant, so decompression needs
 no memory, and forgetting or confusing a choice costs time or bytes, never data.
 It looks again: when a unit comes out 1.25 times larger than expected, less and less often while that
 goes on (a mixed region would sample all the time); every 32nd unit in regions that were picked raw;
-every 256th unit elsewhere, so that a region whose data became more regular is noticed too.
+every 1024th unit elsewhere, so that a region whose data became more regular is noticed too.
 Locks: none. A table entry is one word, read and written with relaxed atomics; two threads that
 choose for one hint at once overwrite each other, which is harmless.
 
-A word of the table, from the top: tag of the hint (32 bits), unused (4), variant + 1 (4),
-expected ratio (12), cooldown (8), backoff (4). 0 is an empty entry.
+A word of the table, from the top: tag of the hint (32 bits), variant + 1 (8), expected ratio (12),
+cooldown (8), backoff (4). 0 is an empty entry.
 """
 
 import cython
 from cython.cimports.coldmem.codecs.bitshuffle import find_shuffler
 from cython.cimports.coldmem.codecs.filters import apply_filter, undo_filter
+from cython.cimports.coldmem.codecs.planes import (
+    BLOCK_BYTES,
+    planes_compress,
+    planes_decompress,
+    planes_fit,
+)
 from cython.cimports.coldmem.linux.atomic import a64_load_rlx, a64_store_rlx
+from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy
@@ -28,12 +36,16 @@ from cython.cimports.posix.stdlib import posix_memalign
 
 VARIANT_NAMES = (
     "plain", "bitshuffle8", "bitshuffle4", "bitshuffle2", "bitshuffle1",
-    "delta8+bitshuffle8", "delta4+bitshuffle4", "delta2+bitshuffle2", "delta1+bitshuffle1", "raw",
+    "delta8+bitshuffle8", "delta4+bitshuffle4", "delta2+bitshuffle2", "delta1+bitshuffle1",
+    "bitshuffle8+planes", "bitshuffle4+planes", "bitshuffle2+planes", "bitshuffle1+planes",
+    "delta8+bitshuffle8+planes", "delta4+bitshuffle4+planes", "delta2+bitshuffle2+planes",
+    "delta1+bitshuffle1+planes", "raw",
 )
 HASH = cython.declare(uint64_t, 0x9E3779B97F4A7C15)
 RAW_PERIOD = cython.declare(uint32_t, 32)  # 2-powers, both
-PERIOD = cython.declare(uint32_t, 256)
+PERIOD = cython.declare(uint32_t, 1024)
 BACKOFF_MAX = cython.declare(uint32_t, 7)
+PLANES_SLACK = cython.declare(uint32_t, 256)
 SLACK = cython.declare(uint32_t, 16)  # in 1/1024: tiny results vary a lot, and it does not matter
 
 
@@ -46,7 +58,7 @@ def recall(s, hint, m):
     for way in range(2):
         word = a64_load_rlx(cython.address(s.table[i ^ way]))
         if word != 0 and word >> 32 == h:
-            m.variant = ((word >> 24) & 15) - 1
+            m.variant = ((word >> 24) & 255) - 1
             m.expected = (word >> 12) & 4095
             m.cooldown = (word >> 4) & 255
             m.backoff = word & 15
@@ -78,11 +90,17 @@ def try_variant(c, variant, src, n, dst, cap, hint):
     """The inner codec behind the filters of a variant, without the first byte."""
     s: AutoSettingsP = c.settings
     filtered: cython.pointer(uint8_t)
+    width: int32_t
     if variant == 0:
         return s.inner.compress(c.inner, src, n, dst, cap, hint)
-    filtered = apply_filter(
-        cython.address(s.shuffler), 8 >> ((variant - 1) & 3), variant > 4, src, n, c.a, c.b
-    )
+    width = 8 >> ((variant - 1) & 3)
+    if variant > FILTERS:
+        if not planes_fit(n, width):
+            return 0
+        return planes_compress(
+            cython.address(s.shuffler), width, variant > FILTERS + 4, src, n, c.a, c.b, dst, cap
+        )
+    filtered = apply_filter(cython.address(s.shuffler), width, variant > 4, src, n, c.a, c.b)
     if filtered == cython.NULL:
         return -1
     return s.inner.compress(c.inner, filtered, n, dst, cap, hint)
@@ -93,12 +111,16 @@ def look(c, src, n, hint, m):
     i: uint32_t
     sampled: uint32_t = n
     limit: uint32_t
+    best: uint32_t
+    room: uint32_t
+    fits: uint32_t = 0
+    liked: uint32_t = 0
     size: int32_t
     sample: cython.pointer(uint8_t) = c.sample
     c.looks += 1
     if n > SAMPLE_BYTES:
         sampled = SAMPLE_BYTES
-        for i in range(SAMPLE_PIECES):
+        for i in range(cython.cast(uint32_t, SAMPLE_PIECES)):
             memcpy(
                 sample + i * (SAMPLE_BYTES // SAMPLE_PIECES),
                 src + cython.cast(uint64_t, n - SAMPLE_BYTES // SAMPLE_PIECES) * i
@@ -111,24 +133,41 @@ def look(c, src, n, hint, m):
     size = try_variant(c, 0, sample, sampled, c.packed, sampled, hint)
     if size < 0:
         return -1
-    if size == 0:
-        size = sampled
-    m.expected = size
-    # Each filter gets no more room than it needs to win, so that losers end early.
-    limit = cython.cast(uint64_t, size) * 97 // 100
-    for i in range(1, VARIANTS):
+    best = size if size != 0 else sampled
+    # What a filter must come down to. Everybody gets no more room than winning takes, so that losers
+    # end early.
+    limit = cython.cast(uint64_t, best) * 97 // 100
+    if planes_fit(sampled, 8) and planes_fit(n, 8):
+        # Planes tell which filter suits at a quarter of the cost of the inner codec, which then is
+        # tried for the width that they like best, and must gain more than it costs in time.
+        room = sampled
+        for i in range(1, FILTERS + 1):
+            if i == 5:
+                room = cython.cast(uint64_t, room) * 97 // 100  # delta costs time as well
+            size = try_variant(c, i + FILTERS, sample, sampled, c.packed, room, hint)
+            if size != 0:
+                room = size - 1
+                liked = i
+                fits = size
+        if liked != 0 and fits <= limit:
+            m.variant = liked + FILTERS
+            best = fits
+            limit = best - sampled // PLANES_SLACK if best > sampled // PLANES_SLACK else 0
+    for i in range(1, FILTERS + 1):
         if limit < 8:
             break
+        if liked != 0 and (i - liked) & 3 != 0:
+            continue
         size = try_variant(c, i, sample, sampled, c.packed, limit, hint)
         if size < 0:
             return -1
         if size != 0:
             m.variant = i
-            m.expected = size
-            limit = size - 1
-    if cython.cast(uint64_t, m.expected) * 100 > cython.cast(uint64_t, sampled) * 97:
+            best = size
+            limit = best - 1
+    if cython.cast(uint64_t, best) * 100 > cython.cast(uint64_t, sampled) * 97:
         m.variant = RAW
-    m.expected = cython.cast(uint64_t, m.expected) * 1024 // sampled
+    m.expected = cython.cast(uint64_t, best) * 1024 // sampled
     return 0
 
 
@@ -205,6 +244,7 @@ def auto_decompress(context, src, n, dst, cap):
     c: AutoContextP = cython.cast(AutoContextP, context)
     s: AutoSettingsP = c.settings
     variant: uint32_t
+    width: int32_t
     size: int32_t
     if n < 2:
         return -1
@@ -215,12 +255,15 @@ def auto_decompress(context, src, n, dst, cap):
         cap = c.unit_bytes
     if variant == 0:
         return s.inner.decompress(c.inner, src + 1, n - 1, dst, cap)
+    width = 8 >> ((variant - 1) & 3)
+    if variant > FILTERS:
+        return planes_decompress(
+            cython.address(s.shuffler), width, variant > FILTERS + 4, src + 1, n - 1, c.a, dst, cap
+        )
     size = s.inner.decompress(c.inner, src + 1, n - 1, c.a, cap)
     if size < 0 or cython.cast(uint32_t, size) > cap:
         return -1
-    if undo_filter(
-        cython.address(s.shuffler), 8 >> ((variant - 1) & 3), variant > 4, c.a, size, dst
-    ) != 0:
+    if undo_filter(cython.address(s.shuffler), width, variant > 4, c.a, size, dst) != 0:
         return -1
     return size
 
@@ -230,8 +273,8 @@ def auto_context_new(self, unit_bytes):
     c: AutoContextP
     p: cython.p_void = cython.NULL
     step: cython.size_t = (cython.cast(cython.size_t, unit_bytes) + 63) // 64 * 64
-    if step < SAMPLE_BYTES:
-        step = SAMPLE_BYTES
+    if step < BLOCK_BYTES:
+        step = BLOCK_BYTES
     if posix_memalign(cython.address(p), 64, 128 + 2 * step + 2 * SAMPLE_BYTES) != 0:
         return cython.NULL
     c = cython.cast(AutoContextP, p)
@@ -290,6 +333,26 @@ class AutoCodec(Codec):
         self.c.context_new = auto_context_new
         self.c.context_free = auto_context_free
         self.c.self = cython.address(self.settings)
+
+    def sizes(self, data):
+        """What each variant makes of `data`: a dict of bytes by name, without those that fail."""
+        out = {}
+        copy: bytes = bytes(data)
+        src: BytesP = cython.cast(BytesP, PyBytes_AS_STRING(copy))
+        n: uint32_t = len(copy)
+        size: int32_t
+        i: uint32_t
+        room: bytes = PyBytes_FromStringAndSize(cython.NULL, n)
+        dst: BytesOut = cython.cast(BytesOut, PyBytes_AS_STRING(room))
+        c: AutoContextP = cython.cast(AutoContextP, auto_context_new(self.c.self, n))
+        if c == cython.NULL:
+            raise MemoryError("no memory for a context")
+        for i in range(cython.cast(uint32_t, VARIANTS)):
+            size = pack(c, i, src, n, dst, n, 0)
+            if size > 0:
+                out[VARIANT_NAMES[i]] = size
+        auto_context_free(c)
+        return out
 
     def choice(self, hint):
         """What is remembered under `hint`: a name such as "bitshuffle8" and a ratio, or None."""

@@ -11,6 +11,11 @@ cdef int32_t python_decompress(void *context, const uint8_t *src, uint32_t n,
 cdef void *python_context_new(void *self, uint32_t unit_bytes) noexcept nogil
 cdef void python_context_free(void *context) noexcept nogil
 
+cdef class Window:
+    cdef void *data
+    cdef Py_ssize_t size
+    cdef int views                  # GIL
+
 cdef class PythonCodec(Codec):
     cdef readonly object target     # has compress and decompress; self for a subclass
 

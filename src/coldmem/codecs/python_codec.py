@@ -11,13 +11,12 @@ Locks: the GIL.
 
 import cython
 from cython.cimports.cpython.buffer import (
-    PyBUF_READ,
     PyBUF_SIMPLE,
+    PyBuffer_FillInfo,
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
 from cython.cimports.cpython.exc import PyErr_SetObject, PyErr_WriteUnraisable
-from cython.cimports.cpython.memoryview import PyMemoryView_FromMemory
 from cython.cimports.libc.stdint import int32_t
 from cython.cimports.libc.string import memcpy
 
@@ -40,6 +39,17 @@ def python_context_new(self, unit_bytes):
 
 def python_context_free(context):
     pass
+
+
+class Window:
+    """The input as an object; knows whether anything still looks at it."""
+
+    def __getbuffer__(self, buffer: cython.pointer(cython.Py_buffer), flags: cython.int):
+        PyBuffer_FillInfo(buffer, self, self.data, self.size, 1, flags)
+        self.views += 1
+
+    def __releasebuffer__(self, buffer: cython.pointer(cython.Py_buffer)):
+        self.views -= 1
 
 
 class PythonCodec(Codec):
@@ -111,11 +121,15 @@ class PythonCodec(Codec):
     def call(self, src, n, dst, cap, packing):
         view: object = None
         try:
-            view = PyMemoryView_FromMemory(cython.cast(cython.p_char, src), n, PyBUF_READ)
+            window: Window = Window()
+            window.data = cython.cast(VoidP, src)
+            window.size = n
+            view = memoryview(window)
             size: int32_t = self.fill(view, dst, cap, packing)
-            # Fails when the user's code keeps something made from the view, which would soon point
-            # to other data.
+            # What the user's code made from the view and kept would soon point to other data.
             view.release()
+            if window.views != 0:
+                raise BufferError(f"the codec {self.name} kept a view of its input; copy instead")
             return size
         except BaseException as error:
             PyErr_SetObject(type(error), error)

@@ -1,5 +1,8 @@
+from typing import Any
+
 from coldmem.codecs.codec import Codec
 
 class PythonCodec(Codec):
-    target: object
+    @property
+    def target(self) -> Any: ...
     def __init__(self, target: object = None, name: str | None = None) -> None: ...

@@ -6,8 +6,9 @@ object (malloc, write), a full one is read and freed. A read looks at both ends 
 place and compares them with what was written; `verify` compares every byte, so a pool that lost
 data cannot score. Reading no more than that, and keeping freed zspages (`keep_freed_memory`),
 leaves the locks as the work: the kernel hands freed zspages to the page allocator at next to no
-cost, while giving them back to the OS costs a system call and a page fault each, in 32 pools most. With a fixed number of operations the final state depends on the seed, the number of
-threads and the number of operations alone, not on the arm: `verify` returns a hash of it.
+cost, while giving them back to the OS costs a system call and a page fault each, in 32 pools most.
+With a fixed number of operations the final state depends on the seed, the number of threads and
+the number of operations alone, not on the arm: `verify` returns a hash of it.
 Assumes: payloads of at least 16 bytes. Everything between the first line of `run` and its last is
 without the GIL. Takes no locks of its own: threads share nothing but the pool and the gate.
 """
@@ -15,7 +16,7 @@ without the GIL. Takes no locks of its own: threads share nothing but the pool a
 import zlib
 
 import cython
-from cython.cimports.coldmem.lab.gate import gate_arrive, gate_wait, hist_bucket, next_random
+from cython.cimports.coldmem.lab.gate import gate_wait, hist_bucket, next_random
 from cython.cimports.coldmem.linux.atomic import a32_load_acq, now_ns
 from cython.cimports.coldmem.zsmalloc.compact import zs_can_compact, zs_compact
 from cython.cimports.coldmem.zsmalloc.core import (
@@ -265,6 +266,13 @@ class AllocWork:
             stored += n
             state = zlib.crc32(b"%d:%d;" % (slot, j), state)
         return objects, stored, f"{state:08x}"
+
+    def handle(self, slot):
+        """Handle of the object in a slot, 0 when it is empty."""
+        number: uint32_t = slot
+        if number >= self.c.span * self.c.threads:
+            raise UsageError(f"slot {slot} of {self.c.span * self.c.threads}")
+        return self.c.slots[number].handle
 
     def clear(self):
         """Free every live object."""

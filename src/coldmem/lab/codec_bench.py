@@ -23,7 +23,7 @@ def run(
     corpora: Iterable[str] | None = None,
     codecs: Sequence[str] = CODECS,
     unit_bytes: Sequence[int] = (4096, 65536),
-    corpus_bytes: int = 4 << 20,
+    corpus_bytes: int = 1 << 20,
     region_bytes: int = 1 << 20,
 ) -> list[dict[str, Any]]:
     """Measure each codec on each corpus and unit size.

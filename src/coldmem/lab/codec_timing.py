@@ -9,7 +9,7 @@ from cython.cimports.coldmem.linux.atomic import now_ns
 from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cython.cimports.libc.stdint import int32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
-from cython.cimports.libc.string import memcmp, memset
+from cython.cimports.libc.string import memcmp, memcpy, memset
 
 from coldmem.codecs.registry import get_codec
 from coldmem.errors import CodecError, InternalError, InvalidSizeError
@@ -31,12 +31,16 @@ def one_pass(p):
             context, p.data + i * n, p.unit_bytes, p.packed + i * n, p.unit_bytes - 1,
             p.hint + i // p.region_units,
         )
+        if p.sizes[i] == 0:
+            memcpy(p.packed + i * n, p.data + i * n, n)
     p.compress_ns = now_ns() - t
-    # What could not be compressed is stored as it is, and read back without a codec.
+    # What could not be compressed was stored as it is, by a copy, and is read back by a copy.
     t = now_ns()
     for i in range(p.units):
         size = p.sizes[i]
-        if size > 0 and p.codec.decompress(
+        if size == 0:
+            memcpy(p.back, p.packed + i * n, n)
+        elif size > 0 and p.codec.decompress(
             context, p.packed + i * n, size, p.back, p.unit_bytes
         ) != cython.cast(int32_t, n):
             failure = -1

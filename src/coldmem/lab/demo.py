@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from coldmem.codecs import get_codec
 from coldmem.errors import ColdmemError, UsageError
 from coldmem.lab import corpora
 from coldmem.zswap import Group, Zswap
@@ -25,6 +26,7 @@ PARTS = {
     "text": 4, "elf": 4, "float64": 4, "float32": 2, "int64": 2, "int32": 1, "int16": 1, "bool": 1,
     "zeros": 1, "random": 1,
 }
+UNITS = (4096, 16384, 65536)
 TIMES_THE_LIMIT = 4
 BATCH_BYTES = 512 << 10
 DIFFERENCES_SHOWN = 5
@@ -45,6 +47,9 @@ class Plan:
 
     def check(self) -> None:
         """Raise `UsageError` for what cannot be run."""
+        get_codec(self.codec)
+        if self.unit_bytes not in UNITS:
+            raise UsageError(f"units of {self.unit_bytes} bytes: choose 4K, 16K or 64K")
         if self.threads < 1:
             raise UsageError("--threads must be 1 or more")
         if self.max_pool_bytes < 64 * self.unit_bytes:

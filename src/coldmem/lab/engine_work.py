@@ -91,6 +91,9 @@ def coldmem_invalidate(e, begin, end):
         context_put(e.zswap, w)
 
 
+# no_gc_clear: __dealloc__ uses the codec, which a collected cycle must not drop first.
+@cython.no_gc_clear
+@cython.cclass
 class EngineWork:
     def __cinit__(self):
         memset(cython.address(self.c), 0, cython.sizeof(EngineC))

@@ -1,7 +1,7 @@
 """The picture of the locking experiment: throughput above, waiting below, a column per workload.
 
 Owns nothing. Colours are Okabe and Ito's, told apart by colour-blind eyes and in grey; each arm has a
-marker of its own as well, and its name at the end of its line.
+marker of its own as well.
 """
 
 from __future__ import annotations
@@ -51,11 +51,12 @@ def draw(result: Result, path: Path) -> None:
         axes[0][0].set_ylabel("million operations per second")
         axes[1][0].set_ylabel("share of thread time\nspent waiting for locks")
         handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=5 if len(panels) > 2 else 2, frameon=False)
         facts = result.machine
         figure.suptitle(
             f"One pool or 32, and five ways of locking: {facts['cpu_model']}, {facts['cpus']} CPUs"
-            f"\nmedian of {result.settings['repeats']} runs, bars from the slowest to the fastest",
+            f"\nruns per point: {result.settings['repeats']}; their median, and bars from the slowest to "
+            "the fastest",
             fontsize=10,
         )
         figure.savefig(path, dpi=110)

@@ -99,6 +99,7 @@ class Measurement:
 def _lock_shares(
     stats: dict[str, Any], threads: int, real_s: float
 ) -> tuple[dict[str, float], dict[str, float]]:
+    """Shares of the time of `threads` threads, the compactor or shrinker among them."""
     waits = {kind: s.wait_ns / 1e9 / real_s / threads for kind, s in stats.items()}
     contended = {
         kind: s.contended / s.acquisitions if s.acquisitions else 0.0 for kind, s in stats.items()
@@ -144,7 +145,8 @@ def run_alloc(
             raise InternalError(f"arm {arm.name}: {totals}")
         _, stored, state = work.verify()
         waits, contended = _lock_shares(
-            _sum_lock_stats(members(pool)) if statistics else {}, threads, timing.real_s
+            _sum_lock_stats(members(pool)) if statistics else {}, threads + compactor,
+            timing.real_s,
         )
         return Measurement(
             timing, totals["ops"], totals["failed"], pool.used_bytes, stored, 0, moved, 0, state,
@@ -190,7 +192,7 @@ def run_zswap(
         if totals["bad_reads"] or totals["failed"]:
             raise InternalError(f"arm {arm.name}: {totals}")
         waits, contended = _lock_shares(
-            zswap.lock_stats() if statistics else {}, threads, timing.real_s
+            zswap.lock_stats() if statistics else {}, threads + 1, timing.real_s
         )
         stats, counters = zswap.stats(), zswap.counters()
         _, state = work.verify()

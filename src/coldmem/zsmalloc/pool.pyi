@@ -1,5 +1,5 @@
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from typing_extensions import Buffer
 
@@ -17,8 +17,8 @@ class Pool:
         self,
         unit_bytes: int | str = 4096,
         chain: int = 8,
-        chain_rule: Literal["waste", "percent"] = "waste",
-        locking: Literal["handle", "class", "pool"] = "handle",
+        chain_rule: str = "waste",
+        locking: str = "handle",
         magazines: bool | int = False,
         limit: int | str | None = None,
         capacity: int | str | None = None,
@@ -50,7 +50,7 @@ class Pool:
     def stats(self) -> PoolStats: ...
     def class_stats(self) -> list[ClassStats]: ...
     def lock_stats(self) -> dict[str, LockStats]: ...
-    def check_valid(self, level: Literal["cheap", "full"] = "full") -> None: ...
+    def check_valid(self, level: str = "full") -> None: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(

@@ -1,6 +1,6 @@
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from coldmem.zsmalloc.pool import Pool
 
@@ -13,8 +13,8 @@ class Pools:
         limit: int | str | None = None,
         unit_bytes: int | str = 4096,
         chain: int = 8,
-        chain_rule: Literal["waste", "percent"] = "waste",
-        locking: Literal["handle", "class", "pool"] = "pool",
+        chain_rule: str = "waste",
+        locking: str = "pool",
         magazines: bool | int = False,
         lock_statistics: bool = False,
         compact_batch: int = 8,
@@ -25,7 +25,7 @@ class Pools:
     @property
     def used_bytes(self) -> int: ...
     def compact(self) -> int: ...
-    def check_valid(self, level: Literal["cheap", "full"] = "full") -> None: ...
+    def check_valid(self, level: str = "full") -> None: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(

@@ -7,7 +7,7 @@ InvalidSizeError) and says what to pass.
 from array import array
 
 import cython
-from cython.cimports.coldmem.zswap.batch import U64CP, Slots
+from cython.cimports.coldmem.zswap.batch import U64CP
 from cython.cimports.cpython.buffer import (
     PyBUF_C_CONTIGUOUS,
     PyBUF_FORMAT,

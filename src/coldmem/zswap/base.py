@@ -33,7 +33,12 @@ from cython.cimports.coldmem.zswap.counters import (
 from cython.cimports.coldmem.zswap.create import zswap_close, zswap_free, zswap_new
 from cython.cimports.coldmem.zswap.group import group_make, group_remove
 from cython.cimports.coldmem.zswap.groups import Group
-from cython.cimports.coldmem.zswap.reclaim import reclaim_compact, shrink_bytes
+from cython.cimports.coldmem.zswap.reclaim import (
+    Reclaimed,
+    reclaim_compact,
+    shrink_bytes,
+    shrink_count,
+)
 from cython.cimports.coldmem.zswap.shrinker import shrinker_loop
 from cython.cimports.coldmem.zswap.state import (
     CODECS_MAX,
@@ -47,6 +52,7 @@ from cython.cimports.libc.stdint import uint32_t, uint64_t
 from coldmem.codecs import get_codec
 from coldmem.errors import ClosedError, CorruptPoolError, UsageError
 from coldmem.units import parse_bytes
+from coldmem.zsmalloc.shrinker import Shrinker
 from coldmem.zsmalloc.stats import LockStats
 
 
@@ -237,21 +243,48 @@ class ZswapBase:
                 mutex_unlock(cython.address(self.c.admin))
 
     # -- the whole ---------------------------------------------------------------------------------
-    def shrink(self, nbytes):
-        """Write back up to `nbytes` (as stored) now, as far as the shrinker's rule allows.
+    def shrink(self, nbytes, gentle=False):
+        """Write back up to `nbytes` (as stored) now, coldest first.
+
+        Parameters
+        ----------
+        nbytes : int or str
+        gentle : bool, default False
+            Not more than `freeable` units of each group.
 
         Returns
         -------
         int
             Bytes of objects that went to the swap file; 0 without one.
         """
-        n: uint64_t = parse_bytes(nbytes)
+        return self._shrink(parse_bytes(nbytes), gentle)[0]
+
+    def _shrink(self, nbytes, gentle):
+        n: uint64_t = nbytes
+        rule: cython.bint = gentle
+        out: Reclaimed
         z: ZswapP = self.c
         w: WorkContextP = self._enter()
         with cython.nogil:
-            n = shrink_bytes(z, GROUP_ROOT, n, w)
+            shrink_bytes(z, GROUP_ROOT, n, rule, w, cython.address(out))
+            context_put(z, w)
+        return out.freed_bytes, out.written
+
+    def freeable(self):
+        """Units that the shrinker's rule would let go of now (the kernel's shrinker count)."""
+        n: uint64_t = 0
+        id: uint32_t
+        z: ZswapP = self.c
+        w: WorkContextP = self._enter()
+        with cython.nogil:
+            for id in range(z.groups_end):
+                n += shrink_count(z, id, False)
             context_put(z, w)
         return n
+
+    def shrinker(self):
+        """The shrinker hook: counts with `freeable`, scans by a gentle `shrink` of all of that."""
+        return Shrinker("zswap", self.freeable, lambda: self._shrink((1 << 64) - 1, True)[1])
 
     def compact(self):
         """Compact the pools where it frees more than 1/32 of them; bytes freed."""

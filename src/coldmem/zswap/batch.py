@@ -3,7 +3,6 @@
 Locks: the context of the caller, kept for the whole batch; shard locks one after the other.
 """
 
-import cython
 from cython.cimports.coldmem.zswap.load import zswap_invalidate, zswap_load
 from cython.cimports.coldmem.zswap.state import ZW_OK
 from cython.cimports.coldmem.zswap.store import zswap_store

@@ -7,12 +7,10 @@ Assumes: the caller is alone, so no call is under way: each entry has one refere
 """
 
 import cython
-from cython.cimports.coldmem.linux.atomic import a64_load_rlx
 from cython.cimports.coldmem.zsmalloc.pool import zs_size
 from cython.cimports.coldmem.zswap.entry import pool_of
 from cython.cimports.coldmem.zswap.group import group_below
 from cython.cimports.coldmem.zswap.index import index_find, slot_hash
-from cython.cimports.coldmem.zswap.lru import F_DISK_BYTES, F_RAM_BYTES, lru_sum
 from cython.cimports.coldmem.zswap.state import (
     CODECS_MAX,
     ENTRY_DISK,

@@ -18,12 +18,12 @@ import cython
 from cython.cimports.coldmem.linux.atomic import (
     a32_fetch_add_acq_rel,
     a32_load_acq,
-    a32_store_rlx,
     a64_cas,
     a64_fetch_add_rlx,
     a64_load_rlx,
 )
 from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
+from cython.cimports.coldmem.linux.memory import memory_release, memory_reserve
 from cython.cimports.coldmem.zsmalloc.pool import zs_free
 from cython.cimports.coldmem.zswap.group import group_uncharge
 from cython.cimports.coldmem.zswap.index import index_remove, shard_of, slot_hash
@@ -39,36 +39,23 @@ from cython.cimports.coldmem.zswap.state import (
     ShardP,
 )
 from cython.cimports.coldmem.zswap.swapfile import swap_charge, swap_free
-from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
-from cython.cimports.posix.mman import (
-    MAP_ANONYMOUS,
-    MAP_FAILED,
-    MAP_NORESERVE,
-    MAP_PRIVATE,
-    PROT_READ,
-    PROT_WRITE,
-    mmap,
-    munmap,
-)
+from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 
 
 def entries_init(z):
     """Reserve the table; 0, or -1."""
-    p: cython.p_void = mmap(
-        cython.NULL, cython.cast(uint64_t, z.entries_max) * cython.sizeof(Entry),
-        PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
+    z.entries = cython.cast(
+        EntryP, memory_reserve(cython.cast(uint64_t, z.entries_max) * cython.sizeof(Entry))
     )
-    if p == MAP_FAILED:
-        z.entries = cython.NULL
+    if z.entries == cython.NULL:
         return -1
-    z.entries = cython.cast(EntryP, p)
     z.entries_next = 1
     return 0
 
 
 def entries_destroy(z):
     if z.entries != cython.NULL:
-        munmap(z.entries, cython.cast(uint64_t, z.entries_max) * cython.sizeof(Entry))
+        memory_release(z.entries, cython.cast(uint64_t, z.entries_max) * cython.sizeof(Entry))
         z.entries = cython.NULL
 
 

@@ -24,6 +24,7 @@ from cython.cimports.coldmem.linux.atomic import (
     a64_load_rlx,
 )
 from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
+from cython.cimports.coldmem.linux.memory import memory_release, memory_reserve
 from cython.cimports.coldmem.zswap.context import contexts_resume, contexts_stop
 from cython.cimports.coldmem.zswap.lru import U64P, count_add, count_sub
 from cython.cimports.coldmem.zswap.state import (
@@ -38,16 +39,6 @@ from cython.cimports.coldmem.zswap.state import (
 )
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 from cython.cimports.libc.string import memset
-from cython.cimports.posix.mman import (
-    MAP_ANONYMOUS,
-    MAP_FAILED,
-    MAP_NORESERVE,
-    MAP_PRIVATE,
-    PROT_READ,
-    PROT_WRITE,
-    mmap,
-    munmap,
-)
 
 NO_LIMIT = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)
 NONE = cython.declare(uint64_t, 0)
@@ -57,16 +48,8 @@ def groups_init(z):
     """Reserve the tables; 0, or -1."""
     lrus_bytes: uint64_t = cython.cast(uint64_t, z.shards_mask) + 1
     lrus_bytes *= GROUPS_MAX * cython.sizeof(GroupLru)
-    p: cython.p_void = mmap(
-        cython.NULL, GROUPS_MAX * cython.sizeof(GroupC), PROT_READ | PROT_WRITE,
-        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
-    )
-    z.groups = cython.NULL if p == MAP_FAILED else cython.cast(GroupP, p)
-    p = mmap(
-        cython.NULL, lrus_bytes, PROT_READ | PROT_WRITE,
-        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
-    )
-    z.lrus = cython.NULL if p == MAP_FAILED else cython.cast(GroupLruP, p)
+    z.groups = cython.cast(GroupP, memory_reserve(GROUPS_MAX * cython.sizeof(GroupC)))
+    z.lrus = cython.cast(GroupLruP, memory_reserve(lrus_bytes))
     if z.groups == cython.NULL or z.lrus == cython.NULL:
         return -1
     z.groups_end = 1
@@ -82,10 +65,10 @@ def groups_destroy(z):
     lrus_bytes: uint64_t = cython.cast(uint64_t, z.shards_mask) + 1
     lrus_bytes *= GROUPS_MAX * cython.sizeof(GroupLru)
     if z.groups != cython.NULL:
-        munmap(z.groups, GROUPS_MAX * cython.sizeof(GroupC))
+        memory_release(z.groups, GROUPS_MAX * cython.sizeof(GroupC))
         z.groups = cython.NULL
     if z.lrus != cython.NULL:
-        munmap(z.lrus, lrus_bytes)
+        memory_release(z.lrus, lrus_bytes)
         z.lrus = cython.NULL
 
 

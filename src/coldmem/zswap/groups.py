@@ -12,18 +12,17 @@ from cython.cimports.coldmem.linux.atomic import (
     a64_load_rlx,
     a64_store_rlx,
 )
-from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.counters import group_stats
-from cython.cimports.coldmem.zswap.group import group_remove
 from cython.cimports.coldmem.zswap.reclaim import (
+    Reclaimed,
     group_charge_hot,
     group_uncharge_hot,
     reclaim_below,
     shrink_bytes,
     shrink_count,
 )
-from cython.cimports.coldmem.zswap.state import GROUP_ROOT, GroupP, WorkContextP, ZswapP
+from cython.cimports.coldmem.zswap.state import GroupP, WorkContextP, ZswapP
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
 from coldmem.errors import ClosedError, MemoryLimitError, UsageError
@@ -175,7 +174,7 @@ class Group:
             )
 
     def uncharge(self, nbytes):
-        """Take back what `charge` counted."""
+        """Take back `nbytes` of what `charge` counted."""
         w: WorkContextP
         n: uint64_t = parse_bytes(nbytes)
         hot: uint64_t
@@ -195,16 +194,18 @@ class Group:
         finally:
             context_put(self.c, w)
 
-    def shrink(self, nbytes):
-        """Write back up to `nbytes` (as stored) of this group and those below; bytes freed."""
+    def shrink(self, nbytes, gentle=False):
+        """Write back up to `nbytes` of this group and those below; as `Zswap.shrink`."""
         n: uint64_t = parse_bytes(nbytes)
         z: ZswapP = self.c
         id: uint32_t = self.id
+        rule: cython.bint = gentle
+        out: Reclaimed
         w: WorkContextP = self._enter()
         with cython.nogil:
-            n = shrink_bytes(z, id, n, w)
+            shrink_bytes(z, id, n, rule, w, cython.address(out))
             context_put(z, w)
-        return n
+        return out.freed_bytes
 
     def remove(self):
         """End the group; its units go to its parent.

@@ -31,7 +31,6 @@ from cython.cimports.coldmem.zswap.index import index_find, shard_of, slot_hash
 from cython.cimports.coldmem.zswap.lru import count_add, count_sub, lru_of
 from cython.cimports.coldmem.zswap.state import (
     CODEC_NONE,
-    ENTRY_DISK,
     ENTRY_FREE,
     ENTRY_RAM,
     ENTRY_SAME,

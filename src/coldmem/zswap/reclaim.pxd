@@ -20,8 +20,9 @@ cdef int32_t reclaim_next(ZswapC *z, uint32_t scan, WorkContext *w) noexcept nog
 cdef bint group_has_units(ZswapC *z, uint32_t group) noexcept nogil
 # One batch from the groups at or below `top`.
 cdef uint32_t reclaim_below(ZswapC *z, uint32_t top, WorkContext *w) noexcept nogil
-# An object of n bytes for `slot` when the pool had no room at first: a handle, or 0.
-cdef uint64_t reclaim_malloc(ZswapC *z, uint64_t slot, uint32_t n, WorkContext *w) noexcept nogil
+# An object of n bytes for `slot` when the pool had no room at first: a handle, or 0 and *error.
+cdef uint64_t reclaim_malloc(ZswapC *z, uint64_t slot, uint32_t n, int32_t *error,
+                             WorkContext *w) noexcept nogil
 # Charge a group, writing back from whatever stands at its limit as long as that helps.
 cdef bint reclaim_reserve(ZswapC *z, uint32_t group, uint64_t memory, uint64_t zswap,
                           WorkContext *w) noexcept nogil
@@ -29,8 +30,10 @@ cdef bint reclaim_reserve(ZswapC *z, uint32_t group, uint64_t memory, uint64_t z
 cdef uint64_t reclaim_compact(ZswapC *z) noexcept nogil
 # Units that writeback can take without hurting, by the rule in force.
 cdef uint64_t shrink_count(ZswapC *z, uint32_t group, bint consume) noexcept nogil
-# Write back up to `bytes` (as stored) of what shrink_count allows, of the groups at or below `top`.
-cdef uint64_t shrink_bytes(ZswapC *z, uint32_t top, uint64_t bytes, WorkContext *w) noexcept nogil
+# Write back up to `bytes` (as stored) of the groups at or below `top`, coldest first; gentle: not
+# more than shrink_count allows, and not beyond the first unit that proves to be in use.
+cdef void shrink_bytes(ZswapC *z, uint32_t top, uint64_t bytes, bint gentle, WorkContext *w,
+                       Reclaimed *out) noexcept nogil
 # For a layer that keeps data uncompressed: count `bytes` against memory_max, writing back to make
 # room. False: no room.
 cdef bint group_charge_hot(ZswapC *z, uint32_t group, uint64_t bytes, WorkContext *w) noexcept nogil

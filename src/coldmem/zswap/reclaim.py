@@ -2,8 +2,8 @@
 
 Three callers. A *store* that finds the pool or its group full takes what is coldest, and after a
 bounded search takes it even if it was used lately: the store is waiting. The *shrinker thread*
-brings a full pool under its accept threshold. A *user* asks by `Zswap.shrink`, and there the rule
-in force says how much can go without hurting:
+brings a full pool under its accept threshold. A *user* asks by `Zswap.shrink`, for a number of bytes
+or, with ``gentle``, for what can go without hurting, which the rule in force says:
 
 - "referenced" (6.12): all units on the LRU, less the units that lately had to come back from disk.
   A unit is marked when it is stored and when it is loaded; reclaim clears the mark and passes it
@@ -43,6 +43,8 @@ from cython.cimports.coldmem.zswap.state import (
     BATCH_UNITS_MAX,
     GROUP_ROOT,
     GROUPS_MAX,
+    ZW_ALLOC,
+    ZW_FULL,
     GroupLruP,
     GroupP,
 )
@@ -154,7 +156,7 @@ def reclaim_compact(z):
     return freed
 
 
-def reclaim_malloc(z, slot, n, w):
+def reclaim_malloc(z, slot, n, error, w):
     p: PoolP = pool_of(z, slot)
     handle: uint64_t
     tries: cython.int
@@ -164,7 +166,9 @@ def reclaim_malloc(z, slot, n, w):
     for i in range(z.pools_n):
         zs_drain(z.pools[i])
     handle = zs_malloc(p, n)
-    if handle != 0 or not pool_at_limit(z):
+    # Why it failed is decided here, once: the shrinker may free memory at any moment.
+    error[0] = ZW_FULL if pool_at_limit(z) else ZW_ALLOC
+    if handle != 0 or error[0] == ZW_ALLOC:
         return handle
     a64_fetch_add_rlx(cython.address(z.events.pool_limit_hit), 1)
     a32_store_rlx(cython.address(z.full), 1)
@@ -231,8 +235,7 @@ def shrink_count(z, group, consume):
     return units * lru_sum(z, group, F_RAM_BYTES) // (all * z.unit_bytes)
 
 
-def shrink_bytes(z, top, bytes, w):
-    out: Reclaimed
+def shrink_bytes(z, top, bytes, gentle, w, out):
     g: uint32_t
     want: uint64_t
     left: uint64_t
@@ -242,9 +245,9 @@ def shrink_bytes(z, top, bytes, w):
     out.raced = 0
     out.freed_bytes = 0
     for g in range(z.groups_end):
-        if not group_below(z, g, top):
+        if not group_below(z, g, top) or z.swap == cython.NULL or not group_may_write(z, g):
             continue
-        left = shrink_count(z, g, True)
+        left = shrink_count(z, g, True) if gentle else lru_sum(z, g, F_RAM_UNITS)
         while left > 0 and out.freed_bytes < bytes and not a32_load_acq(cython.address(z.closed)):
             units = lru_sum(z, g, F_RAM_UNITS)
             if units == 0:
@@ -255,16 +258,13 @@ def shrink_bytes(z, top, bytes, w):
                 want = left
             if want > BATCH_UNITS_MAX:
                 want = BATCH_UNITS_MAX
-            if z.protected_rule and lru_sum(z, g, F_PROTECTED) + want > units:
+            if gentle and z.protected_rule and lru_sum(z, g, F_PROTECTED) + want > units:
                 break
-            want = reclaim_group(
-                z, g, cython.cast(uint32_t, want), ALL, False, w, cython.address(out)
-            )
+            want = reclaim_group(z, g, cython.cast(uint32_t, want), ALL, False, w, out)
             # A unit that was used while it was on its way: this is the warm part of the list.
-            if want == 0 or out.raced:
+            if want == 0 or (gentle and out.raced):
                 break
             left -= want if want < left else left
-    return out.freed_bytes
 
 
 def group_charge_hot(z, group, bytes, w):

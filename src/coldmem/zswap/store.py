@@ -42,7 +42,7 @@ from cython.cimports.coldmem.zswap.index import (
 )
 from cython.cimports.coldmem.zswap.load import zswap_invalidate
 from cython.cimports.coldmem.zswap.lru import count_add, count_sub, lru_of, lru_push, lru_remove
-from cython.cimports.coldmem.zswap.reclaim import pool_at_limit, reclaim_malloc, reclaim_reserve
+from cython.cimports.coldmem.zswap.reclaim import reclaim_malloc, reclaim_reserve
 from cython.cimports.coldmem.zswap.shrinker import shrinker_wake
 from cython.cimports.coldmem.zswap.state import (
     CODEC_NONE,
@@ -188,12 +188,13 @@ def store_same(z, slot, word, group, w):
 def store_object(z, slot, data, n, codec, group, w):
     p: PoolP = pool_of(z, slot)
     u: Unit
+    error: int32_t = ZW_OK
     u.body = zs_malloc(p, n)
     if unlikely(u.body == 0):
-        u.body = reclaim_malloc(z, slot, n, w)
+        u.body = reclaim_malloc(z, slot, n, cython.address(error), w)
         if u.body == 0:
             group_uncharge(z, group, METADATA_BYTES + z.unit_bytes, z.unit_bytes, 0)
-            if pool_at_limit(z):
+            if error == ZW_FULL:
                 return store_failed(
                     z, slot, cython.address(z.events.reject_reclaim_fail), ZW_FULL, w
                 )

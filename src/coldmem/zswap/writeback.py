@@ -21,8 +21,8 @@ Locks: a shard lock at a time; none during I/O.
 
 import cython
 from cython.cimports.coldmem.linux.atomic import (
-    a32_fetch_add_acq_rel,
     a32_fetch_add,
+    a32_fetch_add_acq_rel,
     a32_load_acq,
     a64_fetch_add_rlx,
 )

@@ -15,7 +15,6 @@ FOLDERS = ["src", "tests", "tools", "docs"]
 LONGER: dict[str, str] = {}
 # "path: name" -> why a module outside linux/ may use it
 SEAMS: dict[str, str] = {
-    "lab/drive.py: resource": "user and system seconds of this process, for the table",
     "zswap/swapio.py: posix.unistd.pread": "the one place that reads the swap file, with its faults",
     "zswap/swapio.py: posix.unistd.pwrite": "the one place that writes it",
 }

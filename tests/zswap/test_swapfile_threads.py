@@ -42,7 +42,6 @@ class Beside:
 
 
 @pytest.mark.tsan
-@pytest.mark.tsan
 @pytest.mark.parametrize(("size", "unit"), [("2M", 4096), ("24M", 4096), ("64M", 65536)])
 def test_contents_survive_threads_with_punching_and_checks(size, unit):
     with SwapFile(size, unit_bytes=unit) as file:
@@ -117,7 +116,6 @@ def test_there_is_always_room_beside_punching():
         file.check_valid()
 
 
-@pytest.mark.tsan
 @pytest.mark.tsan
 def test_close_under_threads():
     for seed in range(10):

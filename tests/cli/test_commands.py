@@ -54,7 +54,9 @@ def test_lab_locks(workload: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert {"arm", "workload", "codec", "threads", "mops_per_s", "real_s", "user_s", "sys_s",
                 "wait_share", "used_bytes", "stored_bytes"} <= set(row)
         assert row["workload"] == workload and row["mops_per_s"] > 0
-        assert row["used_bytes"] >= row["stored_bytes"] > 0
+        # Under so small a limit 32 pools may hold nothing: their partly filled zspages take it all.
+        least = 0 if row["arm"] == "pools32" else 1
+        assert row["used_bytes"] >= row["stored_bytes"] >= least
         assert row["mops_per_s_min"] <= row["mops_per_s"] <= row["mops_per_s_max"]
         assert (workload == "alloc") == ("load_p999_ns" not in row)
         assert row["wait_share_by_lock"]

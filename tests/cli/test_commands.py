@@ -18,7 +18,7 @@ from coldmem.cli import main
 SNAKE = re.compile(r"[a-z][a-z0-9_]*")
 MACHINE = {"cpu_model", "cpus", "memory_bytes", "kernel", "python", "coldmem", "compiler",
            "load_1min_at_start", "governor"}
-QUICK_LOCKS = ["--objects", "256", "--repeats", "1", "--patience", "0", "--ops", "512"]
+QUICK_LOCKS = ["--objects", "2048", "--repeats", "1", "--patience", "0", "--ops", "512"]
 
 
 def keys(value: Any) -> set[str]:

@@ -10,9 +10,19 @@ from __future__ import annotations
 
 
 class ColdmemError(Exception):
-    """Base of all; `exit_code` is what the command line returns for it."""
+    """Base of all; `exit_code` is what the command line returns for it.
+
+    Attributes
+    ----------
+    slots : tuple of int
+        The slots that it is about, where it is about slots.
+    others : tuple of ColdmemError
+        What else went wrong in the same call, when a batch failed in several ways.
+    """
 
     exit_code = 1
+    slots: tuple[int, ...] = ()
+    others: tuple[ColdmemError, ...] = ()
 
     def __str__(self) -> str:
         # KeyError would print the repr of its argument; a sentence should read as a sentence.

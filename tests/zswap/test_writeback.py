@@ -6,7 +6,7 @@ import time
 import pytest
 from unit_data import UNIT, noise, same, sized, text
 
-from coldmem.errors import CorruptDataError, MemoryLimitError, SwapFileError
+from coldmem.errors import CorruptDataError, MemoryLimitError, SlotNotFoundError, SwapFileError
 from coldmem.testing.faults import Fault, FaultPlan
 from coldmem.zswap import Zswap
 
@@ -257,6 +257,8 @@ def test_a_read_error_concerns_its_slot_alone(quiet):
             z.load_many(range(10), out)
     assert error.value.slots == (2,)
     assert error.value.errno == errno.EIO
+    assert [type(other) for other in error.value.others] == [SlotNotFoundError]
+    assert error.value.others[0].slots == (9,)
     assert "nothing is stored under slot 9" in error.value.__notes__[0]
     for slot in (0, 1, 3, 4, 5, 6, 7, 8):
         assert out[slot * UNIT:(slot + 1) * UNIT] == noise(slot)

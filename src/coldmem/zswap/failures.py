@@ -47,6 +47,12 @@ def _some(slots: Sequence[int]) -> str:
 
 
 def _load_error(code: int, slots: tuple[int, ...], errno: int) -> ColdmemError:
+    error = _explain(code, slots, errno)
+    error.slots = slots
+    return error
+
+
+def _explain(code: int, slots: tuple[int, ...], errno: int) -> ColdmemError:
     named = _some(slots)
     if code == NOT_FOUND:
         return SlotNotFoundError(f"nothing is stored under {named}", slots)
@@ -69,7 +75,7 @@ def _load_error(code: int, slots: tuple[int, ...], errno: int) -> ColdmemError:
 def load_error(failed: Sequence[tuple[int, int]], errno: int) -> ColdmemError:
     """The exception for loads that failed, given as (slot, code).
 
-    When they failed in several ways, the gravest is raised, and the others are in its notes.
+    When they failed in several ways, the gravest is raised, and the rest are its `others`.
     """
     codes = sorted({code for _, code in failed}, key=(READ, CORRUPT, DECOMPRESS, CONTEXT,
                                                       NOT_FOUND).index)
@@ -77,6 +83,7 @@ def load_error(failed: Sequence[tuple[int, int]], errno: int) -> ColdmemError:
         _load_error(code, tuple(slot for slot, other in failed if other == code), errno)
         for code in codes
     ]
+    errors[0].others = tuple(errors[1:])
     for other in errors[1:]:
         errors[0].add_note(str(other))
     return errors[0]

@@ -200,7 +200,8 @@ class Zswap(ZswapBase):
         Raises
         ------
         SlotNotFoundError, SwapFileError, CorruptDataError, CodecError
-            Some units could not be loaded: `slots` of the exception names them. All others were.
+            Some units could not be loaded: `slots` of the exception names them, and its `others`
+            are the exceptions for slots that failed in another way. All the rest were loaded.
         """
         self._load(slots, buffer, exclusive, False)
 

@@ -164,7 +164,7 @@ def test_a_disturbed_run_is_repeated_and_the_best_is_kept(
 
 def row(name: str, threads: int, mops: float, workload: str = "alloc", **more: object) -> Any:
     return {"arm": name, "workload": workload, "codec": "none", "threads": threads,
-            "mops_per_s": mops, **more}
+            "mops_per_s": mops, "mops_per_s_runs": [mops], **more}
 
 
 def test_goals() -> None:
@@ -183,6 +183,13 @@ def test_a_goal_over_several_threads_is_judged_by_the_worst() -> None:
     rows += [row("class", 2, 1.5), row("class", 8, 0.9), row("class", 32, 1.2)]
     verdict = next(v for v in goals.judge(rows) if v.goal.text.endswith("class / 32 pools"))
     assert verdict.met is False and verdict.worst == pytest.approx(0.9)
+
+
+def test_arms_are_compared_within_repeats() -> None:
+    """The machine became half as fast at each repeat: the ratio is the same all the time."""
+    up = row("class", 1, 4.0, mops_per_s_runs=[8.0, 4.0, 2.0])
+    down = row("pool", 1, 2.0, mops_per_s_runs=[4.0, 2.0, 1.0])
+    assert goals.paired_ratio(up, down) == pytest.approx(2.0)
 
 
 def test_latency_goal_is_an_upper_bound() -> None:

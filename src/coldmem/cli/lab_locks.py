@@ -114,7 +114,7 @@ def _show_cell(key: tuple[str, str], title: str, rows: list[Row], screen: Consol
     if key[0] == "zswap":
         columns += ["to disk", "load p50", "p99", "p99.9 ns"]
     made = output.table(title, columns)
-    base = {r["threads"]: r["mops_per_s"] for r in rows if r["arm"] == "pools32"}
+    base = {r["threads"]: r for r in rows if r["arm"] == "pools32"}
     last = rows[0]["threads"]
     for row in rows:
         if row["threads"] != last:
@@ -125,7 +125,7 @@ def _show_cell(key: tuple[str, str], title: str, rows: list[Row], screen: Consol
     screen.print()
 
 
-def _cells(workload: str, row: Row, base: object) -> list[str]:
+def _cells(workload: str, row: Row, base: Row | None) -> list[str]:
     speed = row["mops_per_s"]
     waits = row["wait_share_by_lock"]
     assert isinstance(speed, float) and isinstance(waits, dict)
@@ -133,7 +133,7 @@ def _cells(workload: str, row: Row, base: object) -> list[str]:
     cells = [
         ARMS[str(row["arm"])].label, str(row["threads"]), f"{speed:.3f}",
         f"{row['mops_per_s_min']:.3f} .. {row['mops_per_s_max']:.3f}",
-        f"{speed / base:.2f}" if isinstance(base, float) else "-",
+        output.number(None if base is None else goals.paired_ratio(row, base)),
         output.percent(row["wait_share"]), most if waits.get(most) else "-",
         output.number(row["fragmentation"]),
     ]

@@ -1,11 +1,13 @@
 """The goals of the locking experiment, and what a run says about each.
 
-Owns nothing. A goal compares two arms, cell by cell; its figure is the worst of its cells, so "met"
-means met at every number of threads that it names. Cells that were not run leave it open.
+Owns nothing. A goal compares two arms, cell by cell, by the median of the ratios within repeats; its
+figure is the worst of its cells, so "met" means met at every number of threads that it names. Cells
+that were not run leave it open.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -48,20 +50,33 @@ class Rows:
     def __init__(self, rows: Sequence[Row]) -> None:
         self._by_key = {(r["workload"], r["codec"], r["threads"], r["arm"]): r for r in rows}
 
+    def row(self, workload: str, codec: str, threads: int, arm: str) -> Row | None:
+        """The row of one cell and arm, if it was run."""
+        return self._by_key.get((workload, codec, threads, arm))
+
     def get(self, workload: str, codec: str, threads: int, arm: str, key: str) -> float | None:
         row = self._by_key.get((workload, codec, threads, arm))
         value = None if row is None else row.get(key)
         return float(value) if isinstance(value, (int, float)) else None
 
 
+def paired_ratio(up: Row, down: Row) -> float | None:
+    """Median over repeats of the ratio of two arms' speeds within one repeat."""
+    tops, bottoms = up["mops_per_s_runs"], down["mops_per_s_runs"]
+    assert isinstance(tops, list) and isinstance(bottoms, list)
+    pairs = list(zip(tops, bottoms, strict=True))
+    return statistics.median(a / b for a, b in pairs) if pairs else None
+
+
 def _speed(
     workload: str, above: Sequence[str], below: str, codec: str = "none"
 ) -> Callable[[Rows, int], float | None]:
     def ratio(rows: Rows, threads: int) -> float | None:
-        ups = [rows.get(workload, codec, threads, arm, "mops_per_s") for arm in above]
-        up = [value for value in ups if value is not None]
-        down = rows.get(workload, codec, threads, below, "mops_per_s")
-        return max(up) / down if len(up) == len(above) and down else None
+        down = rows.row(workload, codec, threads, below)
+        ups = [rows.row(workload, codec, threads, arm) for arm in above]
+        found = [paired_ratio(up, down) for up in ups if up is not None and down is not None]
+        known = [r for r in found if r is not None]
+        return max(known) if len(known) == len(above) else None
 
     return ratio
 

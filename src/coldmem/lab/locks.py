@@ -203,6 +203,9 @@ def _row(
         "mops_per_s": rounded(speed.median),
         "mops_per_s_min": rounded(speed.low),
         "mops_per_s_max": rounded(speed.high),
+        # In the order of the repeats: runs of one repeat stood side by side, so arms are compared
+        # by the ratios within repeats, which a machine of changing speed does not spoil.
+        "mops_per_s_runs": [rounded(run.mops_per_s) for run in runs],
         "repeats": speed.n,
         "disturbed_repeats": sum(run.timing.disturbed for run in runs),
         "real_s": _median(r.timing.real_s / r.ops * OPS_FOR_TIMES for r in runs),

@@ -46,21 +46,33 @@ def engine(data: dict[str, Any]) -> list[str]:
     return [*out, ""]
 
 
+def cell_text(row: dict[str, Any] | None, base: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    text = f"{row['mops_per_s']:.2f}"
+    if base is None or row is base:
+        return text
+    runs = zip(row["mops_per_s_runs"], base["mops_per_s_runs"], strict=True)
+    return f"{text} ({statistics.median(a / b for a, b in runs):.2f})"
+
+
 def locks(data: dict[str, Any]) -> list[str]:
-    """Operations per second by arm and threads, for each workload and codec."""
-    out = [f"Millions of operations per second ({machine_line(data['machine'])}):", ""]
+    """Operations per second by arm and threads, and how that compares with 32 pools."""
+    out = [f"Millions of operations per second, and in brackets the median over repeats of the ratio"
+           f" to 32 pools ({machine_line(data['machine'])}):", ""]
     rows = data["rows"]
     threads = sorted({row["threads"] for row in rows})
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     out += [f"| workload | codec | arm | {' | '.join(f'{t} threads' for t in threads)} |".replace(
                 "| 1 threads", "| 1 thread"),
             "|---|---|---|" + "---|" * len(threads)]
-    found = {(r["workload"], r["codec"], r["arm"], r["threads"]): r["mops_per_s"] for r in rows}
+    found = {(r["workload"], r["codec"], r["arm"], r["threads"]): r for r in rows}
     for workload, codec in dict.fromkeys((row["workload"], row["codec"]) for row in rows):
         for arm in arms:
             cells = [found.get((workload, codec, arm, t)) for t in threads]
             if any(cell is not None for cell in cells):
-                shown = " | ".join("" if c is None else f"{c:.2f}" for c in cells)
+                bases = [found.get((workload, codec, "pools32", t)) for t in threads]
+                shown = " | ".join(map(cell_text, cells, bases))
                 out.append(f"| {workload} | {codec} | `{arm}` | {shown} |")
     return [*out, ""]
 

@@ -57,6 +57,17 @@ def test_figures_of_the_lock_experiment(figures, tmp_path):
     assert "| alloc | none | `handle` |  | 6.20 |" in text
 
 
+def test_arms_are_shown_beside_32_pools(figures, tmp_path):
+    rows = [
+        {"workload": "alloc", "codec": "none", "arm": arm, "threads": 2,
+         "mops_per_s": runs[1], "mops_per_s_runs": runs}
+        for arm, runs in [("pools32", [4.0, 2.0, 1.0]), ("class", [8.0, 3.0, 2.0])]
+    ]
+    (tmp_path / "locks.json").write_text(
+        json.dumps({"name": "lab locks", "machine": {}, "settings": {}, "rows": rows}))
+    assert "| alloc | none | `class` | 3.00 (2.00) |" in figures.figures()
+
+
 def test_figures_without_results_say_so(figures):
     assert "Nothing has been measured" in figures.figures()
     assert figures.updated(f"a\n{figures.BEGIN}\nold\n{figures.END}\nb") == (

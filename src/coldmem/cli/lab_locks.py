@@ -44,8 +44,8 @@ KERNEL = (
 @click.option("--ops", "ops_per_thread", type=click.IntRange(1),
               help="Operations per thread instead of --seconds: then the state at the end, and "
                    "with it result_hash, is the same for all arms.")
-@click.option("--objects", type=click.IntRange(16), default=16384, show_default=True,
-              help="Objects alive at any time.")
+@click.option("--objects", type=click.IntRange(16), default=4096, show_default=True,
+              help="Objects alive at any time; four times as many in zswap.")
 @click.option("--patience", type=click.IntRange(0), default=3, show_default=True,
               help="How often a run is repeated when other processes used the CPUs meanwhile.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path),

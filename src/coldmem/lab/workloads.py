@@ -27,6 +27,7 @@ from coldmem.zswap import Zswap
 WORKLOADS = ("alloc", "compact", "zswap")
 UNIT_BYTES = 4096
 SAMPLE_UNITS = 2048
+ZSWAP_TIMES = 4  # units alive in ``zswap``, for each object alive in ``alloc``
 # Half of what is compressed is files, half is arrays.
 MIX = ("text", "elf", "text", "elf", "text", "elf",
        "float64", "float32", "int64", "int32", "int16", "bool")
@@ -69,7 +70,7 @@ class Load:
 
     seconds: float | None = 0.5
     ops_per_thread: int | None = None  # instead of seconds: the final state is then always the same
-    live_objects: int = 16384
+    live_objects: int = 4096
     limit_share: float = 0.7  # `zswap`: of the compressed bytes that fit in the pool
     chain: int = 8
 
@@ -167,20 +168,22 @@ def run_zswap(
 ) -> Measurement:
     """The workload ``zswap``: more compressed data than fits, the rest goes to a swap file.
 
-    With codec "none" the units are the compressed ones, kept as they come.
+    With codec "none" the units are the compressed ones, kept as they come. There are four times as
+    many as in ``alloc``: under a smaller limit the partly filled zspages of 32 pools leave no room.
     """
     gate = Gate()
-    whole = load.live_objects * stuff.mean_compressed_bytes
+    units_n = ZSWAP_TIMES * load.live_objects
+    whole = units_n * stuff.mean_compressed_bytes
     with Zswap(
         unit_bytes=UNIT_BYTES, codec="lz4" if codec == "none" else codec, chain=load.chain,
         max_pool=max(int(whole * load.limit_share), load.chain * UNIT_BYTES),
-        swap=4 * load.live_objects * UNIT_BYTES, pools=arm.pools_n, locking=arm.locking,
+        swap=4 * units_n * UNIT_BYTES, pools=arm.pools_n, locking=arm.locking,
         magazines=arm.magazines, lock_statistics=statistics,
     ) as zswap:
         bare = codec == "none"
         work = ZswapWork(
             zswap, stuff.compressed if bare else stuff.units, gate, threads,
-            2 * load.live_objects, bare, timed,
+            2 * units_n, bare, timed,
         )
         work.keep_freed_memory()
         jobs = [_job(work.run, i, load.ops_per_thread) for i in range(threads)]

@@ -122,6 +122,12 @@ def _show_cell(key: tuple[str, str], title: str, rows: list[Row], screen: Consol
             last = row["threads"]
         made.add_row(*_cells(key[0], row, base.get(row["threads"])))
     screen.print(made)
+    for row in rows:
+        if row["refused_stores"]:
+            screen.print(
+                f"{ARMS[str(row['arm'])].label}, {row['threads']} threads: "
+                f"{row['refused_stores']} stores were refused, the pool being full", style="yellow",
+            )
     screen.print()
 
 

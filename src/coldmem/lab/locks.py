@@ -223,6 +223,7 @@ def _row(
         "fragmentation": rounded(used / stored) if stored else None,
         "swap_bytes": statistics.median_low([run.swap_bytes for run in runs]),
         "moved_objects": statistics.median_low([run.moved_objects for run in runs]),
+        "refused_stores": sum(run.failed for run in runs),
         "written_back_units": statistics.median_low([run.written_back_units for run in runs]),
         "result_hash": hashes.pop() if len(hashes) == 1 else None,
     }

@@ -161,6 +161,8 @@ def test_ctrl_c_ends_cleanly() -> None:
         [sys.executable, "-m", "coldmem", "lab", "locks", "--workload", "alloc", "--threads", "4",
          "--seconds", "60", "--objects", "512"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A suite that a shell started in the background has SIGINT ignored, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     for line in process.stderr:

@@ -27,6 +27,7 @@ from cython.cimports.coldmem.linux.atomic import (
     a64_fetch_add_rlx,
     a64_load_rlx,
     a64_store_rlx,
+    futex_wait,
 )
 from cython.cimports.coldmem.zsmalloc.compact import zs_can_compact, zs_compact
 from cython.cimports.coldmem.zsmalloc.pool import PoolP, zs_drain, zs_malloc, zs_used_bytes
@@ -49,10 +50,12 @@ from cython.cimports.coldmem.zswap.state import (
     GroupP,
 )
 from cython.cimports.coldmem.zswap.writeback import Batch, batch_gather, batch_init, batch_write
-from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
 
 NONE = cython.declare(uint64_t, 0)
-TRIES = cython.declare(cython.int, 48)
+TRIES = cython.declare(cython.int, 64)
+WAITS = cython.declare(cython.int, 40)  # of WAIT_NS, when other threads have all units in hand
+WAIT_NS = cython.declare(int64_t, 1_000_000)
 DIRECT_SCAN = cython.declare(cython.uint, 1024)  # units a waiting store passes over at most
 VISIT_SCAN = cython.declare(cython.uint, 64)  # units looked at in one hold of a shard lock
 VISIT_UNITS_MAX = cython.declare(cython.uint, 16)
@@ -161,6 +164,8 @@ def reclaim_malloc(z, slot, n, error, w):
     handle: uint64_t
     tries: cython.int
     failures: cython.int = 0
+    waits: cython.int = 0
+    failed: uint64_t
     i: uint32_t
     r: int32_t
     for i in range(z.pools_n):
@@ -179,12 +184,22 @@ def reclaim_malloc(z, slot, n, error, w):
     for tries in range(TRIES):
         if tries % 8 == 0:
             reclaim_compact(z)
+        elif z.swap == cython.NULL:
+            break
         else:
-            r = reclaim_next(z, DIRECT_SCAN, w) if z.swap != cython.NULL else -1
-            if r <= 0:
+            failed = a64_load_rlx(cython.address(z.events.writeback_fail))
+            r = reclaim_next(z, DIRECT_SCAN, w)
+            if r <= 0 and failed != a64_load_rlx(cython.address(z.events.writeback_fail)):
                 failures += 1
-                if r < 0 or failures > 2:
+                if failures > 2:
                     break
+            elif r <= 0:
+                # Nothing failed, so others have all there is in hand: they write it back, or are
+                # about to publish it. There is room on disk; let them get on.
+                waits += 1
+                if waits > WAITS:
+                    break
+                futex_wait(cython.address(z.never), 0, WAIT_NS)
         handle = zs_malloc(p, n)
         if handle != 0:
             break

@@ -80,7 +80,6 @@ def _step(p: PoolP, k: SizeClassP, last: cython.pointer(uint32_t),
         zspage_end_write(p, sp)
     else:
         last[0] = 0  # a reader is in this zspage
-    list_add(p, k, d, fullness(k, dp.inuse))
     if sp.inuse == 0:
         empty[0] = s
         last[0] = 0
@@ -88,6 +87,9 @@ def _step(p: PoolP, k: SizeClassP, last: cython.pointer(uint32_t),
         zspage_leave(k, sp)
     else:
         list_add(p, k, s, fullness(k, sp.inuse))
+    # Last, so that it comes first in its list: were both in one group, and the source in front, the
+    # next step would move the objects back, and so on without end.
+    list_add(p, k, d, fullness(k, dp.inuse))
     k.moved += moved
     return moved
 

@@ -7,8 +7,8 @@ exceeds its limit, not even for a moment. Free runs go back to the OS in batches
 those of up to a sixteenth of the limit (1 to 16 MiB) stay resident, since a run that is given back and
 taken again costs a fault and a zeroed page per 4 KiB, as much as compressing what goes into it.
 Locks: `Arena.lock`, a leaf: nothing else is taken under it. A run of n units is only ever used again
-for n units; addresses are plentiful (the default range is 16 times the limit, which suffices for any
-mix of lengths), memory is what counts.
+for n units; addresses are plentiful (the default range is 16 times the limit for each node, which
+suffices for any mix of lengths), memory is what counts.
 
 Nodes: the range is cut into equal parts that stand for NUMA nodes. They are simulated: the addresses
 tell the node, and nothing binds the memory behind them to a part of the machine. A run stays on its

@@ -1,9 +1,8 @@
 """Executable invariants of a pool: what must hold whenever a class lock is free.
 
 Guarantees: reads only. Holds one class lock (the pool lock in locking "pool") or the arena lock at a
-time, so it can run
-beside any other thread; figures that span classes are compared only by callers that know the pool to
-be quiet.
+time, so it can run beside any other thread; figures that span classes are compared only by callers
+that know the pool to be quiet.
 """
 
 import cython

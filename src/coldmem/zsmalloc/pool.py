@@ -82,7 +82,7 @@ class Pool:
     limit : int or str, optional
         Most bytes of zspages. Never exceeded. Default: as much as `capacity`.
     capacity : int or str, optional
-        Address space to reserve; costs no memory. Default: 16 times the limit.
+        Address space to reserve; costs no memory. Default: 16 times the limit for each node.
     lock_statistics : bool, default False
         Count acquisitions and waits.
     compact_batch : int, default 8
@@ -184,7 +184,7 @@ class Pool:
         return h
 
     def store(self, data, node=0):
-        """Allocate an object that holds `data` (any contiguous buffer), preferably on `node`; the handle.
+        """Allocate an object that holds `data` (a contiguous buffer), on `node` as `malloc`; its handle.
 
         Raises
         ------

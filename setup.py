@@ -41,7 +41,7 @@ def extension(path: Path) -> Extension:
     headers = sorted(str(p) for p in SRC.rglob("*.h"))
     return Extension(
         name, [str(path)], extra_compile_args=FLAGS, extra_link_args=LINK,
-        include_dirs=[str(SRC / "coldmem" / "linux")], depends=[*headers, "setup.py"],
+        include_dirs=sorted({str(Path(h).parent) for h in headers}), depends=[*headers, "setup.py"],
     )
 
 

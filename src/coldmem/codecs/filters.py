@@ -11,6 +11,7 @@ from cython.cimports.coldmem.codecs.bitshuffle import (
     delta,
     find_shuffler,
     shuffle,
+    shuffle_differences,
     undelta,
     unshuffle,
 )
@@ -26,6 +27,8 @@ WIDTHS = (8, 4, 2, 1)
 def apply_filter(s, width, with_delta, src, n, a, b):
     if not with_delta:
         return a if shuffle(s, width, n, src, a) == 0 else cython.NULL
+    if n % (8 * width) == 0:
+        return b if shuffle_differences(s, width, n, src, cython.NULL, a, b) == 0 else cython.NULL
     delta(width, n, src, a)
     return b if shuffle(s, width, n, a, b) == 0 else cython.NULL
 

@@ -22,8 +22,8 @@ Locks: none, no state.
 import cython
 from cython.cimports.coldmem.codecs.bitshuffle import (
     combine_item,
-    delta,
     load64,
+    shuffle_differences,
     undelta,
     unshuffle,
 )
@@ -244,10 +244,9 @@ def planes_compress(s, width, with_delta, src, n, a, b, dst, cap):
         p = src + done
         if with_delta:
             # The item before the block; for the first, the item itself, for a difference of 0.
-            delta(width, block, p, a)
-            combine_item(width, a, p - width if done else p, True)
-            p = a
-        if s.forward(width, block, p, b) < 0:
+            if shuffle_differences(s, width, block, p, p - width if done else p, a, b) < 0:
+                return -1
+        elif s.forward(width, block, p, b) < 0:
             return -1
         done += block
         start = at if done == n else at + 2

@@ -19,6 +19,7 @@ static uint8_t simd_octets[4][64] __attribute__((aligned(64)));  /* (ihi ilo j) 
 static uint8_t simd_items[4][64] __attribute__((aligned(64)));   /* its inverse, without the ~ */
 static uint8_t simd_outer[4][64] __attribute__((aligned(64)));   /* (z ihi j) to (j z ihi) */
 static uint8_t simd_inner[4][64] __attribute__((aligned(64)));   /* its inverse */
+static uint8_t simd_sums[3][4][64] __attribute__((aligned(64))); /* last item of 16, 32, 64 bytes */
 static uint8_t simd_swap[2][64] __attribute__((aligned(64)));    /* (a b) to (b a); to (b ~a) */
 
 /* Whether this CPU has it all. Called under the GIL; the tables are written by the first call only. */
@@ -38,6 +39,11 @@ static int simd_init(void) {
             simd_items[k][(octet * 8 + (d & 7)) * w + j] = (uint8_t)d;
             simd_outer[k][d] = (uint8_t)outer;
             simd_inner[k][outer] = (uint8_t)d;
+            for (int n = 0; n < 3; n++) {
+                int part = 16 << n;
+                simd_sums[n][k][d] = (uint8_t)(((d & -part) - (n < 2 ? part : 0)) & 63);
+                simd_sums[n][k][d] = (uint8_t)(simd_sums[n][k][d] + part - w + (d & (w - 1)));
+            }
         }
         simd_swap[0][d] = (uint8_t)((d & 7) * 8 + (d >> 3));
         simd_swap[1][d] = (uint8_t)((7 - (d & 7)) * 8 + (d >> 3));
@@ -84,18 +90,29 @@ SIMD_INLINE void transpose_parts(int w, __m512i *x) {
         x[0] = low;
     }
 }
-/* x minus the items one place before; the items before x are at p - w, the very first is `before`. */
-SIMD_INLINE __m512i differences(int w, __m512i x, const uint8_t *p, int first, uint64_t before) {
-    __m512i y;
-    if (first)
-        y = _mm512_or_si512(_mm512_maskz_loadu_epi8(~0ull << w, p - w),
-                            _mm512_zextsi128_si512(_mm_cvtsi64_si128((long long)before)));
-    else
-        y = _mm512_loadu_si512(p - w);
-    if (w == 8) return _mm512_sub_epi64(x, y);
-    if (w == 4) return _mm512_sub_epi32(x, y);
-    if (w == 2) return _mm512_sub_epi16(x, y);
-    return _mm512_sub_epi8(x, y);
+SIMD_INLINE __m512i add(int k, __m512i x, __m512i y) {
+    return k == 3 ? _mm512_add_epi64(x, y) : k == 2 ? _mm512_add_epi32(x, y)
+         : k == 1 ? _mm512_add_epi16(x, y) : _mm512_add_epi8(x, y);
+}
+SIMD_INLINE __m512i subtract(int k, __m512i x, __m512i y) {
+    return k == 3 ? _mm512_sub_epi64(x, y) : k == 2 ? _mm512_sub_epi32(x, y)
+         : k == 1 ? _mm512_sub_epi16(x, y) : _mm512_sub_epi8(x, y);
+}
+/* The items one place before those at p, of which the first is `before`, and not read. */
+SIMD_INLINE __m512i load_before(int w, const uint8_t *p, uint64_t before) {
+    return _mm512_or_si512(_mm512_maskz_loadu_epi8(~0ull << w, p - w),
+                           _mm512_zextsi128_si512(_mm_cvtsi64_si128((long long)before)));
+}
+/* Running sums of the items of x. */
+SIMD_INLINE __m512i sums(int k, __m512i x) {
+    if (k == 0) x = add(k, x, _mm512_bslli_epi128(x, 1));
+    if (k <= 1) x = add(k, x, _mm512_bslli_epi128(x, 2));
+    if (k <= 2) x = add(k, x, _mm512_bslli_epi128(x, 4));
+    x = add(k, x, _mm512_bslli_epi128(x, 8));
+    x = add(k, x, _mm512_maskz_permutexvar_epi8(0xFFFF0000FFFF0000ull,
+                                                _mm512_load_si512(simd_sums[0][k]), x));
+    return add(k, x, _mm512_maskz_permutexvar_epi8(0xFFFFFFFF00000000ull,
+                                                   _mm512_load_si512(simd_sums[1][k]), x));
 }
 
 /* 512 items at p to 8 * w planes of 64 bytes, `stride` bytes apart. `before`: 0, or what the first
@@ -108,7 +125,8 @@ SIMD_INLINE void forward(int k, int with_delta, uint64_t before, const uint8_t *
         for (int z = 0; z < 8; z++) {
             const uint8_t *q = p + (g * 8 + z) * 64;
             __m512i v = _mm512_loadu_si512(q);
-            if (with_delta) v = differences(w, v, q, g == 0 && z == 0, before);
+            if (with_delta)
+                v = subtract(k, v, g + z ? _mm512_loadu_si512(q - w) : load_before(w, q, before));
             x[z] = permute(simd_swap[0], transpose_bits(permute(simd_octets[k], v)));
         }
         transpose_words(x); /* register t: (z ihi j) */
@@ -121,9 +139,13 @@ SIMD_INLINE void forward(int k, int with_delta, uint64_t before, const uint8_t *
         for (int j = 0; j < w; j++) _mm512_storeu_si512(dst + (uint64_t)(j * 8 + t) * stride, x[j]);
     }
 }
-SIMD_INLINE void backward(int k, const uint8_t *src, uint64_t stride, uint8_t *p) {
+SIMD_INLINE void backward(int k, int with_delta, uint64_t before, const uint8_t *src, uint64_t stride,
+                          uint8_t *p) {
     const int w = 1 << k;
-    __m512i between[8][8], x[8];
+    __m512i between[8][8], x[8], sum = _mm512_set1_epi64((long long)before);
+    if (k == 2) sum = _mm512_set1_epi32((int)before);
+    if (k == 1) sum = _mm512_set1_epi16((short)before);
+    if (k == 0) sum = _mm512_set1_epi8((char)before);
     for (int t = 0; t < 8; t++) {
         for (int j = 0; j < w; j++) x[j] = _mm512_loadu_si512(src + (uint64_t)(j * 8 + t) * stride);
         transpose_parts(w, x);
@@ -132,10 +154,14 @@ SIMD_INLINE void backward(int k, const uint8_t *src, uint64_t stride, uint8_t *p
     for (int g = 0; g < w; g++) {
         for (int t = 0; t < 8; t++) x[t] = between[g][t];
         transpose_words(x);
-        for (int z = 0; z < 8; z++)
-            _mm512_storeu_si512(
-                p + (g * 8 + z) * 64,
-                permute(simd_items[k], transpose_bits(permute(simd_swap[1], x[z]))));
+        for (int z = 0; z < 8; z++) {
+            __m512i v = permute(simd_items[k], transpose_bits(permute(simd_swap[1], x[z])));
+            if (with_delta) {
+                v = add(k, sums(k, v), sum);
+                sum = permute(simd_sums[2][k], v);
+            }
+            _mm512_storeu_si512(p + (g * 8 + z) * 64, v);
+        }
     }
 }
 
@@ -154,10 +180,133 @@ SIMD_FN static void simd_delta_forward(int width, uint64_t before, const uint8_t
     else forward(0, 1, before, p, dst, stride);
 }
 SIMD_FN static void simd_backward(int width, const uint8_t *src, uint64_t stride, uint8_t *p) {
-    if (width == 8) backward(3, src, stride, p);
-    else if (width == 4) backward(2, src, stride, p);
-    else if (width == 2) backward(1, src, stride, p);
-    else backward(0, src, stride, p);
+    if (width == 8) backward(3, 0, 0, src, stride, p);
+    else if (width == 4) backward(2, 0, 0, src, stride, p);
+    else if (width == 2) backward(1, 0, 0, src, stride, p);
+    else backward(0, 0, 0, src, stride, p);
+}
+SIMD_FN static void simd_delta_backward(int width, uint64_t before, const uint8_t *src,
+                                        uint64_t stride, uint8_t *p) {
+    if (width == 8) backward(3, 1, before, src, stride, p);
+    else if (width == 4) backward(2, 1, before, src, stride, p);
+    else if (width == 2) backward(1, 1, before, src, stride, p);
+    else backward(0, 1, before, src, stride, p);
+}
+
+/* -- planes.py, for planes of a multiple of 64 bytes ------------------------------------------- */
+#define ROW(q) 64 + (q), 8 * (q), 8 * (q) + 1, 8 * (q) + 2, 8 * (q) + 3, 8 * (q) + 4, \
+               8 * (q) + 5, 8 * (q) + 6, 8 * (q) + 7
+/* A byte of the second register before each eight bytes of the first. */
+static const uint8_t simd_headed[2][64] __attribute__((aligned(64))) = {
+    {ROW(0), ROW(1), ROW(2), ROW(3)}, {ROW(4), ROW(5), ROW(6), ROW(7)}};
+#undef ROW
+#define HEADS 0x0000000008040201ull  /* every ninth of 36 bits */
+#define BODIES 0x0000000FF7FBFDFEull /* the others */
+
+/* kind_of(). The numbers are enum Kind's. */
+SIMD_FN static uint32_t simd_kind(const uint8_t *p, uint32_t m, int first) {
+    const __m512i low = _mm512_set1_epi64(0xFFFFFFFF), x0 = _mm512_loadu_si512(p);
+    uint32_t step = m / 128 * 8, along = 0, across = 0;
+    __mmask8 sampled = step >= 64 ? 0x01 : step == 32 ? 0x11 : step == 16 ? 0x55 : 0xFF;
+    uint32_t stride = step > 64 ? step : 64;
+    uint64_t x = (uint64_t)_mm_cvtsi128_si64(_mm512_castsi512_si128(x0)), y = ~x;
+    if (step < 8) step = 8;
+    if (x == 0 || y == 0) {
+        const __m512i all = _mm512_set1_epi64((long long)x);
+        uint32_t i = 0;
+        while (i < m && _mm512_cmpneq_epi64_mask(_mm512_loadu_si512(p + i), all) == 0) i += 64;
+        if (i >= m) return x == 0 ? 0 : 1;
+    }
+    if (!first) {
+        uint32_t i = 0;
+        while (i < m && _mm512_cmpneq_epi64_mask(_mm512_loadu_si512(p + i),
+                                                 _mm512_loadu_si512(p + i - m)) == 0)
+            i += 64;
+        if (i >= m) return 2;
+    }
+    for (uint32_t i = 0; i < m; i += stride) {
+        __m512i v = _mm512_loadu_si512(p + i);
+        __m512i next = _mm512_xor_si512(v, _mm512_srli_epi64(v, 8));
+        along += (uint32_t)__builtin_popcount(_mm512_mask_testn_epi64_mask(sampled, next, low));
+        if (!first) {
+            v = _mm512_xor_si512(v, _mm512_loadu_si512(p + i - m));
+            across += (uint32_t)__builtin_popcount(_mm512_mask_testn_epi64_mask(sampled, v, low));
+        }
+    }
+    if (across > along) return across * 16 >= m / step ? 5 : 3;
+    return along != 0 && along * 16 >= m / step ? 4 : 3;
+}
+
+/* write_changes(): the same bytes, and 0 for the same caps. */
+SIMD_FN static uint32_t simd_write_changes(const uint8_t *p, uint32_t m, int cross, uint8_t *dst,
+                                           uint32_t cap) {
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < m; i += 64) {
+        __m512i v = _mm512_loadu_si512(p + i), other, heads;
+        uint64_t mask, flags, bodies, heads_at;
+        if (cross) other = _mm512_loadu_si512(p + i - m);
+        else if (i) other = _mm512_loadu_si512(p + i - 1);
+        else other = _mm512_maskz_loadu_epi8(~1ull, p - 1);
+        v = _mm512_xor_si512(v, other);
+        mask = _mm512_test_epi8_mask(v, v);
+        flags = _mm512_test_epi64_mask(v, v);
+        /* Where the last word would begin, and room for it. */
+        if (at + 11 + (uint32_t)__builtin_popcountll(mask << 8)
+            + (uint32_t)__builtin_popcountll(flags & 0x7F) > cap)
+            return 0;
+        dst[at++] = (uint8_t)flags;
+        heads = _mm512_set1_epi64((long long)mask);
+        for (int half = 0; half < 2; half++) {
+            __m512i rows = _mm512_permutex2var_epi8(v, _mm512_load_si512(simd_headed[half]), heads);
+            uint32_t count;
+            bodies = _pdep_u64(mask >> (32 * half), BODIES);
+            heads_at = _pdep_u64(flags >> (4 * half), HEADS);
+            count = (uint32_t)__builtin_popcountll(bodies | heads_at);
+            _mm512_mask_storeu_epi8(dst + at, _bzhi_u64(~0ull, count),
+                                    _mm512_maskz_compress_epi8(bodies | heads_at, rows));
+            at += count;
+        }
+    }
+    return at;
+}
+
+/* read_changes(). */
+SIMD_FN static int32_t simd_read_changes(const uint8_t *src, uint32_t n, int cross, uint8_t *p,
+                                         uint32_t m) {
+    uint32_t at = 0;
+    uint64_t last = 0;
+    for (uint32_t i = 0; i < m; i += 64) {
+        uint32_t flags;
+        if (at >= n) return -1;
+        flags = src[at++];
+        for (uint32_t k = i; k < i + 64; k += 8, flags >>= 1) {
+            uint64_t word = 0, other;
+            if (flags & 1) {
+                uint32_t count;
+                if (at >= n) return -1;
+                uint64_t mask = src[at++];
+                count = (uint32_t)__builtin_popcountll(mask);
+                if (n - at >= 8) __builtin_memcpy(&word, src + at, 8);
+                else if (n - at >= count) __builtin_memcpy(&word, src + at, count);
+                else return -1;
+                at += count;
+                mask = _pdep_u64(mask, 0x0101010101010101ull);
+                word = _pdep_u64(word, (mask << 8) - mask);
+            }
+            if (cross) {
+                __builtin_memcpy(&other, p + k - m, 8);
+                word ^= other;
+            } else {
+                word ^= word << 8;
+                word ^= word << 16;
+                word ^= word << 32;
+                word ^= last;
+                last = (word >> 56) * 0x0101010101010101ull;
+            }
+            __builtin_memcpy(p + k, &word, 8);
+        }
+    }
+    return (int32_t)at;
 }
 #else
 static inline int simd_init(void) { return 0; }

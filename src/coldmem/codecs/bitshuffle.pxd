@@ -49,6 +49,9 @@ cdef void undelta(int32_t width, uint32_t n, uint8_t *dst) noexcept nogil
 # `before`, or to 0 when that is NULL. between: n bytes that it may write to.
 cdef int shuffle_differences(Shuffler *s, int32_t width, uint32_t n, const uint8_t *src,
                              const uint8_t *before, uint8_t *between, uint8_t *dst) noexcept nogil
+# The inverse.
+cdef int unshuffle_differences(Shuffler *s, int32_t width, uint32_t n, const uint8_t *src,
+                               const uint8_t *before, uint8_t *dst) noexcept nogil
 
 # First item of p minus (or plus) the item at `other`: deltas of a block that goes on from another.
 cdef void combine_item(int32_t width, uint8_t *p, const uint8_t *other, bint minus) noexcept nogil

@@ -15,6 +15,7 @@ import cython
 from cython.cimports.coldmem.codecs.library import Blosc2Api, load_blosc2
 from cython.cimports.coldmem.codecs.simd import (
     simd_backward,
+    simd_delta_backward,
     simd_delta_forward,
     simd_forward,
     simd_init,
@@ -111,6 +112,25 @@ def shuffle_differences(s, width, n, src, before, between, dst):
     if before != cython.NULL:
         combine_item(width, between, before, True)
     return 0 if s.forward(width, n, between, dst) >= 0 else -1
+
+
+def unshuffle_differences(s, width, n, src, before, dst):
+    last: uint64_t = 0
+    done: uint32_t = 0
+    if s.way == SIMD and n % (512 * width) == 0:
+        if before != cython.NULL:
+            memcpy(cython.address(last), before, width)
+        while done < n:
+            simd_delta_backward(width, last, src + done // (8 * width), n // (8 * width), dst + done)
+            done += 512 * width
+            memcpy(cython.address(last), dst + done - width, width)
+        return 0
+    if unshuffle(s, width, n, src, dst) != 0:
+        return -1
+    if before != cython.NULL:
+        combine_item(width, dst, before, False)
+    undelta(width, n, dst)
+    return 0
 
 
 # -- whole units, in blocks of 512 items, the last one filled up with zeros -----------------------

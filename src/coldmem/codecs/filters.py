@@ -14,6 +14,7 @@ from cython.cimports.coldmem.codecs.bitshuffle import (
     shuffle_differences,
     undelta,
     unshuffle,
+    unshuffle_differences,
 )
 from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t
 from cython.cimports.libc.stdlib import free
@@ -34,6 +35,8 @@ def apply_filter(s, width, with_delta, src, n, a, b):
 
 
 def undo_filter(s, width, with_delta, src, n, dst):
+    if with_delta and n % (8 * width) == 0:
+        return unshuffle_differences(s, width, n, src, cython.NULL, dst)
     if unshuffle(s, width, n, src, dst) != 0:
         return -1
     if with_delta:

@@ -3,13 +3,15 @@
 
 Bit shuffle of n items, `width` bytes each, writes bit 0 of all items, then bit 1 of all, and so on:
 plane t starts at byte t * n / 8 and has bit t of item i at its bit i, least significant first. This
-is the layout of libblosc2's `blosc2_bitshuffle`, byte for byte, so data written with one can be read
-with the other. Delta replaces each item by its difference to the one before, modulo 2**(8 * width).
+is the layout of libblosc2's `blosc2_bitshuffle`, byte for byte. There are three ways to do it: SIMD
+(_simd.h), libblosc2 and portable code; what one wrote, the others read. Delta replaces each item by its difference to the one before, modulo 2**(8 * width).
 
 Guarantees: any length: a tail of less than 8 * width bytes (delta: width) is copied.
 Assumes: a little-endian machine.
 Locks: none, no state.
 """
+
+import os
 
 import cython
 from cython.cimports.coldmem.codecs.library import Blosc2Api, load_blosc2
@@ -42,12 +44,19 @@ LANES4 = cython.declare(uint64_t, 0x0001000100010001)
 
 
 def find_shuffler(s, portable):
-    """SIMD where the CPU has it, libblosc2's pair where the `blosc2` package is installed, else ours."""
-    if portable or not (use_way(s, SIMD) or use_way(s, BLOSC2)):
+    """SIMD where the CPU has it, libblosc2's pair where the `blosc2` package is installed, else ours.
+
+    The environment variable COLDMEM_SHUFFLE has another wish, one of WAYS; what is not there is ours.
+    """
+    wish: str = "portable" if portable else os.environ.get("COLDMEM_SHUFFLE", "")
+    if not (
+        (wish in ("", "simd") and use_way(s, SIMD)) or (wish in ("", "blosc2") and use_way(s, BLOSC2))
+    ):
         use_way(s, PORTABLE)
 
 
 def use_way(s, way):
+    """Nothing is changed where the way is not to be had."""
     api: Blosc2Api
     probe: uint8_t[16]
     out: uint8_t[16]
@@ -57,12 +66,7 @@ def use_way(s, way):
         s.forward = simd_bitshuffle
         s.backward = simd_bitunshuffle
         s.backward_narrow = simd_bitunshuffle
-    else:
-        s.forward = portable_bitshuffle
-        s.backward = portable_bitunshuffle
-        # libblosc2's way back is slower than ours for narrow items: 2.5 against 5 GB/s at width 1.
-        s.backward_narrow = portable_bitunshuffle
-    if way == BLOSC2:
+    elif way == BLOSC2:
         try:
             load_blosc2(cython.address(api))
         except MissingLibraryError:
@@ -72,6 +76,12 @@ def use_way(s, way):
         api.bitshuffle(1, 16, cython.address(probe[0]), cython.address(out[0]))
         s.forward = api.bitshuffle
         s.backward = api.bitunshuffle
+        # libblosc2's way back is slower than ours for narrow items: 2.5 against 5 GB/s at width 1.
+        s.backward_narrow = portable_bitunshuffle
+    else:
+        s.forward = portable_bitshuffle
+        s.backward = portable_bitunshuffle
+        s.backward_narrow = portable_bitunshuffle
     s.way = way
     return True
 

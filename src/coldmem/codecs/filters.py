@@ -111,7 +111,7 @@ class FilterCodec(Codec):
     with_delta : bool, optional
         Take differences of neighbouring items first.
     portable : bool, optional
-        Do not use libblosc2 even if it is there. The bytes are the same.
+        Use neither SIMD nor libblosc2 even where they are. The bytes are the same.
     """
 
     def __init__(self, inner, width, with_delta=False, portable=False):

@@ -1,13 +1,13 @@
-/* What Cython cannot say: AVX-512 with GFNI, for the bit shuffle and for planes.
+/* What Cython cannot say: AVX2, and AVX-512 with GFNI, for the bit shuffle and for planes.
  *
- * The formats are those of bitshuffle.py and planes.py, byte for byte. Callers ask simd_init() first;
- * where it says 0 (another CPU, another compiler) the rest must not be called.
- * Included by one module only (bitshuffle): the tables are static. */
+ * The formats are those of bitshuffle.py and planes.py, byte for byte. Where avx2_init() or
+ * avx512_init() say 0 (another CPU, another compiler) what has that name must not be called.
+ * The tables are static: only the module that called avx512_init() may shuffle. */
 #ifndef COLDMEM_SIMD_H
 #define COLDMEM_SIMD_H
 #include <stdint.h>
 
-#if defined(__x86_64__) && (defined(__clang__) || __GNUC__ >= 9)
+#if defined(__x86_64__) && (defined(__clang__) || __GNUC__ >= 11)
 #include <immintrin.h>
 #define SIMD_FN __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,gfni,bmi2,popcnt")))
 #define SIMD_INLINE SIMD_FN static inline __attribute__((always_inline))
@@ -23,7 +23,7 @@ static uint8_t simd_sums[3][4][64] __attribute__((aligned(64))); /* last item of
 static uint8_t simd_swap[2][64] __attribute__((aligned(64)));    /* (a b) to (b a); to (b ~a) */
 
 /* Whether this CPU has it all. Called under the GIL; the tables are written by the first call only. */
-static int simd_init(void) {
+static int avx512_init(void) {
     static int ready = 0;
     if (ready) return 1;
     __builtin_cpu_init();
@@ -165,32 +165,110 @@ SIMD_INLINE void backward(int k, int with_delta, uint64_t before, const uint8_t 
     }
 }
 
-SIMD_FN static void simd_forward(int width, const uint8_t *p, uint8_t *dst, uint64_t stride) {
+SIMD_FN static void avx512_forward(int width, const uint8_t *p, uint8_t *dst, uint64_t stride) {
     if (width == 8) forward(3, 0, 0, p, dst, stride);
     else if (width == 4) forward(2, 0, 0, p, dst, stride);
     else if (width == 2) forward(1, 0, 0, p, dst, stride);
     else forward(0, 0, 0, p, dst, stride);
 }
 /* The same for differences; `before` is what the first item is taken from. */
-SIMD_FN static void simd_delta_forward(int width, uint64_t before, const uint8_t *p, uint8_t *dst,
+SIMD_FN static void avx512_delta_forward(int width, uint64_t before, const uint8_t *p, uint8_t *dst,
                                        uint64_t stride) {
     if (width == 8) forward(3, 1, before, p, dst, stride);
     else if (width == 4) forward(2, 1, before, p, dst, stride);
     else if (width == 2) forward(1, 1, before, p, dst, stride);
     else forward(0, 1, before, p, dst, stride);
 }
-SIMD_FN static void simd_backward(int width, const uint8_t *src, uint64_t stride, uint8_t *p) {
+SIMD_FN static void avx512_backward(int width, const uint8_t *src, uint64_t stride, uint8_t *p) {
     if (width == 8) backward(3, 0, 0, src, stride, p);
     else if (width == 4) backward(2, 0, 0, src, stride, p);
     else if (width == 2) backward(1, 0, 0, src, stride, p);
     else backward(0, 0, 0, src, stride, p);
 }
-SIMD_FN static void simd_delta_backward(int width, uint64_t before, const uint8_t *src,
+SIMD_FN static void avx512_delta_backward(int width, uint64_t before, const uint8_t *src,
                                         uint64_t stride, uint8_t *p) {
     if (width == 8) backward(3, 1, before, src, stride, p);
     else if (width == 4) backward(2, 1, before, src, stride, p);
     else if (width == 2) backward(1, 1, before, src, stride, p);
     else backward(0, 1, before, src, stride, p);
+}
+
+/* -- AVX2: 32 items at a time ------------------------------------------------------------------ */
+#define AVX2_FN __attribute__((target("avx2")))
+#define AVX2_INLINE AVX2_FN static inline __attribute__((always_inline))
+
+static int avx2_init(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") != 0;
+}
+/* w registers, both lanes alike: the address of a byte, register and place in the lane, is rotated
+ * left by `rounds` bits. Four rounds take (i j) to (j i), log2(w) rounds take it back. */
+AVX2_INLINE void rotate(int w, int rounds, __m256i *x) {
+    __m256i y[8];
+    for (int r = 0; r < rounds && w > 1; r++) {
+        for (int k = 0; k < w / 2; k++) {
+            y[2 * k] = _mm256_unpacklo_epi8(x[k], x[k + w / 2]);
+            y[2 * k + 1] = _mm256_unpackhi_epi8(x[k], x[k + w / 2]);
+        }
+        for (int k = 0; k < w; k++) x[k] = y[k];
+    }
+}
+AVX2_INLINE __m256i swap_bits(__m256i x, int shift, uint64_t mask) {
+    __m256i t = _mm256_and_si256(_mm256_xor_si256(x, _mm256_srli_epi64(x, shift)),
+                                 _mm256_set1_epi64x((long long)mask));
+    return _mm256_xor_si256(_mm256_xor_si256(x, t), _mm256_slli_epi64(t, shift));
+}
+AVX2_INLINE void forward32(int w, const uint8_t *p, uint8_t *dst, uint64_t stride) {
+    __m256i x[8];
+    for (int c = 0; c < 16; c++, p += 32 * w, dst += 4) {
+        for (int r = 0; r < w; r++)
+            x[r] = _mm256_loadu2_m128i((const __m128i *)(p + 16 * w + 16 * r),
+                                       (const __m128i *)(p + 16 * r));
+        rotate(w, 4, x);
+        for (int j = 0; j < w; j++)
+            for (int t = 7; t >= 0; t--) {
+                int bits = _mm256_movemask_epi8(x[j]);
+                __builtin_memcpy(dst + (uint64_t)(8 * j + t) * stride, &bits, 4);
+                x[j] = _mm256_add_epi8(x[j], x[j]);
+            }
+    }
+}
+/* Four bytes of each of four rows. */
+AVX2_INLINE __m128i load_rows(const uint8_t *p, uint64_t stride) {
+    __m128i a = _mm_unpacklo_epi32(_mm_loadu_si32(p), _mm_loadu_si32(p + stride));
+    __m128i b = _mm_unpacklo_epi32(_mm_loadu_si32(p + 2 * stride), _mm_loadu_si32(p + 3 * stride));
+    return _mm_unpacklo_epi64(a, b);
+}
+AVX2_INLINE void backward32(int w, const uint8_t *src, uint64_t stride, uint8_t *p) {
+    const __m256i columns = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    const __m256i pairs = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256i x[8];
+    for (int c = 0; c < 16; c++, p += 32 * w, src += 4) {
+        for (int j = 0; j < w; j++) {
+            const uint8_t *row = src + (uint64_t)(8 * j) * stride;
+            __m256i v = _mm256_set_m128i(load_rows(row + 4 * stride, stride), load_rows(row, stride));
+            v = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(v, columns), pairs);
+            v = swap_bits(v, 7, 0x00AA00AA00AA00AAull);
+            v = swap_bits(v, 14, 0x0000CCCC0000CCCCull);
+            x[j] = swap_bits(v, 28, 0x00000000F0F0F0F0ull);
+        }
+        rotate(w, w == 8 ? 3 : w == 4 ? 2 : 1, x);
+        for (int r = 0; r < w; r++)
+            _mm256_storeu2_m128i((__m128i *)(p + 16 * w + 16 * r), (__m128i *)(p + 16 * r), x[r]);
+    }
+}
+AVX2_FN static void avx2_forward(int width, const uint8_t *p, uint8_t *dst, uint64_t stride) {
+    if (width == 8) forward32(8, p, dst, stride);
+    else if (width == 4) forward32(4, p, dst, stride);
+    else if (width == 2) forward32(2, p, dst, stride);
+    else forward32(1, p, dst, stride);
+}
+AVX2_FN static void avx2_backward(int width, const uint8_t *src, uint64_t stride, uint8_t *p) {
+    if (width == 8) backward32(8, src, stride, p);
+    else if (width == 4) backward32(4, src, stride, p);
+    else if (width == 2) backward32(2, src, stride, p);
+    else backward32(1, src, stride, p);
 }
 
 /* -- planes.py, for planes of a multiple of 64 bytes ------------------------------------------- */
@@ -204,7 +282,7 @@ static const uint8_t simd_headed[2][64] __attribute__((aligned(64))) = {
 #define BODIES 0x0000000FF7FBFDFEull /* the others */
 
 /* kind_of(). The numbers are enum Kind's. */
-SIMD_FN static uint32_t simd_kind(const uint8_t *p, uint32_t m, int first) {
+SIMD_FN static uint32_t avx512_kind(const uint8_t *p, uint32_t m, int first) {
     const __m512i low = _mm512_set1_epi64(0xFFFFFFFF), x0 = _mm512_loadu_si512(p);
     uint32_t step = m / 128 * 8, along = 0, across = 0;
     __mmask8 sampled = step >= 64 ? 0x01 : step == 32 ? 0x11 : step == 16 ? 0x55 : 0xFF;
@@ -238,7 +316,7 @@ SIMD_FN static uint32_t simd_kind(const uint8_t *p, uint32_t m, int first) {
 }
 
 /* write_changes(): the same bytes, and 0 for the same caps. */
-SIMD_FN static uint32_t simd_write_changes(const uint8_t *p, uint32_t m, int cross, uint8_t *dst,
+SIMD_FN static uint32_t avx512_write_changes(const uint8_t *p, uint32_t m, int cross, uint8_t *dst,
                                            uint32_t cap) {
     uint32_t at = 0;
     for (uint32_t i = 0; i < m; i += 64) {
@@ -271,7 +349,7 @@ SIMD_FN static uint32_t simd_write_changes(const uint8_t *p, uint32_t m, int cro
 }
 
 /* read_changes(). */
-SIMD_FN static int32_t simd_read_changes(const uint8_t *src, uint32_t n, int cross, uint8_t *p,
+SIMD_FN static int32_t avx512_read_changes(const uint8_t *src, uint32_t n, int cross, uint8_t *p,
                                          uint32_t m) {
     uint32_t at = 0;
     uint64_t last = 0;
@@ -309,14 +387,21 @@ SIMD_FN static int32_t simd_read_changes(const uint8_t *src, uint32_t n, int cro
     return (int32_t)at;
 }
 #else
-static inline int simd_init(void) { return 0; }
-static inline void simd_forward(int w, const uint8_t *p, uint8_t *d, uint64_t n) {
+static inline int avx512_init(void) { return 0; }
+static inline int avx2_init(void) { return 0; }
+static inline void avx2_forward(int w, const uint8_t *p, uint8_t *d, uint64_t n) {
     (void)w, (void)p, (void)d, (void)n;
 }
-static inline void simd_delta_forward(int w, uint64_t b, const uint8_t *p, uint8_t *d, uint64_t n) {
+static inline void avx2_backward(int w, const uint8_t *p, uint64_t n, uint8_t *d) {
+    (void)w, (void)p, (void)n, (void)d;
+}
+static inline void avx512_forward(int w, const uint8_t *p, uint8_t *d, uint64_t n) {
+    (void)w, (void)p, (void)d, (void)n;
+}
+static inline void avx512_delta_forward(int w, uint64_t b, const uint8_t *p, uint8_t *d, uint64_t n) {
     (void)w, (void)b, (void)p, (void)d, (void)n;
 }
-static inline void simd_backward(int w, const uint8_t *p, uint64_t n, uint8_t *d) {
+static inline void avx512_backward(int w, const uint8_t *p, uint64_t n, uint8_t *d) {
     (void)w, (void)p, (void)d, (void)n;
 }
 #endif

@@ -11,7 +11,8 @@ ctypedef uint8_t *MutBytes
 cdef enum Way:
     PORTABLE = 0
     BLOSC2 = 1
-    SIMD = 2                    # AVX-512 and GFNI
+    AVX2 = 2
+    AVX512 = 3                  # with GFNI
 
 # Functions that transpose the bits of n bytes of items `width` bytes wide, n a multiple of 8 * width.
 # The bytes are the same for all ways.
@@ -36,8 +37,10 @@ cdef int32_t shuffle_blocks(forward_fn block, int32_t width, int32_t n, const vo
 cdef int32_t unshuffle_blocks(backward_fn block, int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
 cdef int32_t portable_bitshuffle(int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
 cdef int32_t portable_bitunshuffle(int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
-cdef int32_t simd_bitshuffle(int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
-cdef int32_t simd_bitunshuffle(int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
+cdef int32_t avx2_bitshuffle(int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
+cdef int32_t avx2_bitunshuffle(int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
+cdef int32_t avx512_bitshuffle(int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
+cdef int32_t avx512_bitunshuffle(int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
 
 # Any n: what is left over after the last 8 * width bytes is copied. src and dst do not overlap.
 cdef int shuffle(Shuffler *s, int32_t width, uint32_t n, const uint8_t *src, uint8_t *dst) noexcept nogil

@@ -3,8 +3,11 @@
 
 Bit shuffle of n items, `width` bytes each, writes bit 0 of all items, then bit 1 of all, and so on:
 plane t starts at byte t * n / 8 and has bit t of item i at its bit i, least significant first. This
-is the layout of libblosc2's `blosc2_bitshuffle`, byte for byte. There are three ways to do it: SIMD
-(_simd.h), libblosc2 and portable code; what one wrote, the others read. Delta replaces each item by its difference to the one before, modulo 2**(8 * width).
+is the layout of libblosc2's `blosc2_bitshuffle`, byte for byte. Delta replaces each item by its
+difference to the one before, modulo 2**(8 * width).
+
+There are four ways to shuffle: AVX-512 with GFNI and AVX2 (_simd.h), libblosc2, and portable code.
+What one wrote, the others read. A faster way that this machine has is taken first.
 
 Guarantees: any length: a tail of less than 8 * width bytes (delta: width) is copied.
 Assumes: a little-endian machine.
@@ -16,11 +19,14 @@ import os
 import cython
 from cython.cimports.coldmem.codecs.library import Blosc2Api, load_blosc2
 from cython.cimports.coldmem.codecs.simd import (
-    simd_backward,
-    simd_delta_backward,
-    simd_delta_forward,
-    simd_forward,
-    simd_init,
+    avx2_backward,
+    avx2_forward,
+    avx2_init,
+    avx512_backward,
+    avx512_delta_backward,
+    avx512_delta_forward,
+    avx512_forward,
+    avx512_init,
 )
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import int32_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -29,7 +35,7 @@ from cython.cimports.libc.string import memcpy, memset
 from coldmem.errors import CodecError, InvalidSizeError, MissingLibraryError, UnknownCodecError
 
 WIDTHS = (8, 4, 2, 1)
-WAYS = {"portable": PORTABLE, "blosc2": BLOSC2, "simd": SIMD}
+WAYS = {"portable": PORTABLE, "blosc2": BLOSC2, "avx2": AVX2, "avx512": AVX512}
 
 # Places inside a 64-bit word whose bit 5, 4, … 0 is 0.
 M5 = cython.declare(uint64_t, 0x00000000FFFFFFFF)
@@ -44,15 +50,15 @@ LANES4 = cython.declare(uint64_t, 0x0001000100010001)
 
 
 def find_shuffler(s, portable):
-    """SIMD where the CPU has it, libblosc2's pair where the `blosc2` package is installed, else ours.
+    """The first that there is of WAYS from the end.
 
-    The environment variable COLDMEM_SHUFFLE has another wish, one of WAYS; what is not there is ours.
+    The environment variable COLDMEM_SHUFFLE has another wish; what is not there is portable.
     """
     wish: str = "portable" if portable else os.environ.get("COLDMEM_SHUFFLE", "")
-    if not (
-        (wish in ("", "simd") and use_way(s, SIMD)) or (wish in ("", "blosc2") and use_way(s, BLOSC2))
-    ):
-        use_way(s, PORTABLE)
+    for name in reversed(WAYS):
+        if (not wish or wish == name) and use_way(s, WAYS[name]):
+            return
+    use_way(s, PORTABLE)
 
 
 def use_way(s, way):
@@ -60,12 +66,18 @@ def use_way(s, way):
     api: Blosc2Api
     probe: uint8_t[16]
     out: uint8_t[16]
-    if way == SIMD:
-        if not simd_init():
+    if way == AVX2:
+        if not avx2_init():
             return False
-        s.forward = simd_bitshuffle
-        s.backward = simd_bitunshuffle
-        s.backward_narrow = simd_bitunshuffle
+        s.forward = avx2_bitshuffle
+        s.backward = avx2_bitunshuffle
+        s.backward_narrow = avx2_bitunshuffle
+    elif way == AVX512:
+        if not avx512_init():
+            return False
+        s.forward = avx512_bitshuffle
+        s.backward = avx512_bitunshuffle
+        s.backward_narrow = avx512_bitunshuffle
     elif way == BLOSC2:
         try:
             load_blosc2(cython.address(api))
@@ -110,11 +122,11 @@ def unshuffle(s, width, n, src, dst):
 def shuffle_differences(s, width, n, src, before, between, dst):
     first: uint64_t = 0
     done: uint32_t = 0
-    if s.way == SIMD and n % (512 * width) == 0:
+    if s.way == AVX512 and n % (512 * width) == 0:
         if before != cython.NULL:
             memcpy(cython.address(first), before, width)
         while done < n:
-            simd_delta_forward(width, first, src + done, dst + done // (8 * width), n // (8 * width))
+            avx512_delta_forward(width, first, src + done, dst + done // (8 * width), n // (8 * width))
             done += 512 * width
             memcpy(cython.address(first), src + done - width, width)
         return 0
@@ -127,11 +139,11 @@ def shuffle_differences(s, width, n, src, before, between, dst):
 def unshuffle_differences(s, width, n, src, before, dst):
     last: uint64_t = 0
     done: uint32_t = 0
-    if s.way == SIMD and n % (512 * width) == 0:
+    if s.way == AVX512 and n % (512 * width) == 0:
         if before != cython.NULL:
             memcpy(cython.address(last), before, width)
         while done < n:
-            simd_delta_backward(width, last, src + done // (8 * width), n // (8 * width), dst + done)
+            avx512_delta_backward(width, last, src + done // (8 * width), n // (8 * width), dst + done)
             done += 512 * width
             memcpy(cython.address(last), dst + done - width, width)
         return 0
@@ -196,12 +208,20 @@ def portable_bitunshuffle(width, n, src, dst):
     return unshuffle_blocks(portable_backward, width, n, src, dst)
 
 
-def simd_bitshuffle(width, n, src, dst):
-    return shuffle_blocks(simd_forward, width, n, src, dst)
+def avx2_bitshuffle(width, n, src, dst):
+    return shuffle_blocks(avx2_forward, width, n, src, dst)
 
 
-def simd_bitunshuffle(width, n, src, dst):
-    return unshuffle_blocks(simd_backward, width, n, src, dst)
+def avx2_bitunshuffle(width, n, src, dst):
+    return unshuffle_blocks(avx2_backward, width, n, src, dst)
+
+
+def avx512_bitshuffle(width, n, src, dst):
+    return shuffle_blocks(avx512_forward, width, n, src, dst)
+
+
+def avx512_bitunshuffle(width, n, src, dst):
+    return unshuffle_blocks(avx512_backward, width, n, src, dst)
 
 
 # -- a block, portably -----------------------------------------------------------------------------
@@ -435,7 +455,7 @@ def run(data, width, which, way):
 
 
 def bitshuffle(data, width, *, way=None):
-    """`data` with its bits transposed; `way`: "simd", "blosc2", "portable", or the best there is."""
+    """`data` with its bits transposed; `way`: one of WAYS, or the best there is."""
     return run(data, width, 0, way)
 
 

@@ -21,13 +21,17 @@ Locks: none, no state.
 
 import cython
 from cython.cimports.coldmem.codecs.bitshuffle import (
-    SIMD,
+    AVX512,
     load64,
     shuffle_differences,
     unshuffle,
     unshuffle_differences,
 )
-from cython.cimports.coldmem.codecs.simd import simd_kind, simd_read_changes, simd_write_changes
+from cython.cimports.coldmem.codecs.simd import (
+    avx512_kind,
+    avx512_read_changes,
+    avx512_write_changes,
+)
 from cython.cimports.coldmem.linux.atomic import ctz64, popcount64
 from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy, memset
@@ -163,7 +167,7 @@ def write_block(simd, src, m, planes, dst, cap):
     kind: uint32_t
     for t in range(planes):
         if simd:
-            kind = simd_kind(src + t * m, m, t == 0)
+            kind = avx512_kind(src + t * m, m, t == 0)
         elif m == 64:
             kind = kind_of(src + t * 64, 64, t == 0)
         elif m == 256:
@@ -173,7 +177,7 @@ def write_block(simd, src, m, planes, dst, cap):
         if kind >= CHANGES:
             room = m if m < cap - at else cap - at
             if simd:
-                size = simd_write_changes(src + t * m, m, kind == CROSS, dst + at, room)
+                size = avx512_write_changes(src + t * m, m, kind == CROSS, dst + at, room)
             else:
                 size = write_changes(src + t * m, m, kind == CROSS, dst + at, room)
             if size == 0:
@@ -217,7 +221,7 @@ def read_block(simd, src, n, m, planes, dst):
                 at += m
             elif kind == CHANGES or (kind == CROSS and t > 0):
                 if simd:
-                    used = simd_read_changes(src + at, end - at, kind == CROSS, dst + t * m, m)
+                    used = avx512_read_changes(src + at, end - at, kind == CROSS, dst + t * m, m)
                 else:
                     used = read_changes(src + at, end - at, kind == CROSS, dst + t * m, m)
                 if used < 0:
@@ -238,7 +242,7 @@ def read_block(simd, src, n, m, planes, dst):
 def planes_compress(s, width, with_delta, src, n, a, b, dst, cap):
     block: uint32_t = n if n < BLOCK_BYTES else BLOCK_BYTES
     planes: uint32_t = 8 * width
-    simd: cython.bint = s.way == SIMD and block % (64 * planes) == 0
+    simd: cython.bint = s.way == AVX512 and block % (64 * planes) == 0
     done: uint32_t = 0
     at: uint32_t = 1
     start: uint32_t
@@ -288,7 +292,7 @@ def planes_decompress(s, width, with_delta, src, n, a, dst, cap):
     if size > cap or not planes_fit(size, width):
         return -1
     block = size if size < BLOCK_BYTES else BLOCK_BYTES
-    simd = s.way == SIMD and block % (64 * planes) == 0
+    simd = s.way == AVX512 and block % (64 * planes) == 0
     if with_delta:
         at += width
     if n < at:

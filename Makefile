@@ -102,7 +102,8 @@ asan: $(STAMPS)/build $(STAMPS)/extra-test ## the test suite under AddressSaniti
 
 SOAK_SECONDS ?= 60
 soak: $(STAMPS)/build $(STAMPS)/extra-test ## the thread tests, SOAK_SECONDS=60 each
-	@COLDMEM_STRESS_SECONDS=$(SOAK_SECONDS) $(PY) -m pytest -m tsan -v $(ARGS)
+	@COLDMEM_STRESS_SECONDS=$(SOAK_SECONDS) $(PY) -m pytest -m tsan -v \
+		--timeout $$((30 * $(SOAK_SECONDS) + 240)) $(ARGS)
 
 figures: $(STAMPS)/venv ## the README's table of figures, from docs/results
 	@$(PY) tools/figures.py

@@ -145,7 +145,8 @@ def main(kind: str, arguments: list[str]) -> int:
     env[name] += f":log_path={reports / 'report'}"
     chosen = ["-m", "tsan"] if kind == "thread" else []
     status = subprocess.run(
-        [*python, "-m", "pytest", "-p", "no:cacheprovider", "-q", *chosen, *arguments],
+        [*python, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--timeout", "1200", *chosen,
+         *arguments],
         cwd=tree, env=env,
     ).returncode
     found = sorted(reports.iterdir())

@@ -2,7 +2,7 @@
 
 import os
 
-from coldmem.zsmalloc import Pool
+from coldmem.zsmalloc import Pool, Pools
 
 
 def rss_bytes():
@@ -20,14 +20,45 @@ def test_resident_memory_falls_when_objects_are_freed():
         for handle in handles:
             pool.free(handle)
         freed = rss_bytes()
-        assert full - freed > 0.9 * size
         stats = pool.stats()
-        assert stats.resident_free_bytes <= 1 << 20
+        kept = stats.limit_bytes // 16
+        assert full - freed > 0.95 * size - kept
+        assert stats.resident_free_bytes <= kept
         assert stats.used_bytes == 0
         zspages = stats.released_bytes // (pool.size_classes.lookup(3000).units_per_zspage * 4096)
         assert 0 < stats.release_calls * 20 < zspages, "not one system call per zspage"
         pool.trim()
         assert pool.stats().resident_free_bytes == 0
+
+
+def test_free_memory_is_kept_for_reuse_but_not_above_the_limit():
+    with Pool(limit="64M", unit_bytes=65536) as pool:
+        # Half of the pool is freed: what stays resident is bounded, and is taken again first.
+        handles = [pool.store(os.urandom(16) * 1200) for _ in range(3000)]
+        for handle in handles[::2]:
+            pool.free(handle)
+        pool.compact()
+        stats = pool.stats()
+        assert 1 << 20 < stats.resident_free_bytes <= stats.limit_bytes // 16
+        kept = stats.resident_free_bytes
+        other = []
+        while pool.used_bytes < stats.limit_bytes - (1 << 20):
+            other.append(pool.store(os.urandom(16) * 3000))
+        for handle in other[-40:]:
+            pool.free(handle)  # a full pool keeps little beside what is in use
+        stats = pool.stats()
+        assert stats.resident_free_bytes < kept
+        assert stats.used_bytes + stats.resident_free_bytes <= stats.limit_bytes + (1 << 20)
+
+
+def test_pools_keep_free_memory_together_not_each():
+    with Pools(32, limit="64M") as pools:
+        handles = [
+            (pool, pool.store(os.urandom(16) * 200)) for _ in range(400) for pool in pools
+        ]
+        for pool, handle in handles:
+            pool.free(handle)
+        assert 0 < sum(p.stats().resident_free_bytes for p in pools) <= 4 << 20
 
 
 def test_compaction_gives_memory_back():

@@ -4,9 +4,7 @@ Owns: the slots, a `Worker` per thread, and the buffers the threads read into.
 Guarantees: one operation toggles a random slot of the thread's own span: an empty slot gets an
 object (malloc, write), a full one is read and freed. A read looks at both ends of the object in
 place and compares them with what was written; `verify` compares every byte, so a pool that lost
-data cannot score. Reading no more than that, and keeping freed zspages (`keep_freed_memory`),
-leaves the locks as the work: the kernel hands freed zspages to the page allocator at next to no
-cost, while giving them back to the OS costs a system call and a page fault each, in 32 pools most.
+data cannot score. Reading no more than that leaves the locks as the work.
 With a fixed number of operations the final state depends on the seed, the number of threads and
 the number of operations alone, not on the arm: `verify` returns a hash of it.
 Assumes: payloads of at least 16 bytes. Everything between the first line of `run` and its last is
@@ -43,7 +41,6 @@ OPS_PER_LOOK = cython.declare(cython.uint, 32)  # operations between two looks a
 IDLE_US = cython.declare(cython.uint, 500)  # pause of a compactor that finds nothing to do
 SEED = cython.declare(uint64_t, 88172645463325253)
 NO_OPS_LIMIT = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)
-EVERYTHING = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)
 
 
 def alloc_put(a, w, slot):
@@ -183,12 +180,6 @@ class AllocWork:
         free(self.c.payload_at)
         free(self.c.slots)
         free(self.c.workers)
-
-    def keep_freed_memory(self):
-        """Free zspages stay with their pool; call it before the threads start."""
-        i: uint32_t
-        for i in range(self.c.pools_n):
-            self.c.pools[i].arena.dirty_bytes_max = EVERYTHING
 
     def run(self, thread, ops_max=None):
         """Fill half of the thread's span, wait for the gate, then work until it closes."""

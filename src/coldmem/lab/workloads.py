@@ -134,7 +134,6 @@ def run_alloc(
         work = AllocWork(
             pool, stuff.compressed, gate, threads, 2 * load.live_objects, timed=timed
         )
-        work.keep_freed_memory()
         jobs = [_job(work.run, i, load.ops_per_thread) for i in range(threads)]
         timing = drive(
             gate, jobs, [work.compactor] if compactor else [],
@@ -185,7 +184,6 @@ def run_zswap(
             zswap, stuff.compressed if bare else stuff.units, gate, threads,
             2 * units_n, bare, timed,
         )
-        work.keep_freed_memory()
         jobs = [_job(work.run, i, load.ops_per_thread) for i in range(threads)]
         timing = drive(
             gate, jobs, [], lambda: work.totals()["end_ns"],

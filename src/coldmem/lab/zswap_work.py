@@ -29,7 +29,6 @@ from coldmem.errors import InternalError, UsageError
 OPS_PER_LOOK = cython.declare(cython.uint, 16)  # operations between two looks at the stop flag
 SEED = cython.declare(uint64_t, 88172645463325253)
 NO_OPS_LIMIT = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)
-EVERYTHING = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)
 
 
 def swap_put(a, w, slot):
@@ -138,12 +137,6 @@ class ZswapWork:
         free(self.c.unit_at)
         free(self.c.held)
         free(self.c.workers)
-
-    def keep_freed_memory(self):
-        """Free zspages stay with their pool, as in `AllocWork`; call it before the threads start."""
-        i: uint32_t
-        for i in range(self.c.zswap.pools_n):
-            self.c.zswap.pools[i].arena.dirty_bytes_max = EVERYTHING
 
     def run(self, thread, ops_max=None):
         """Fill half of the thread's span, wait for the gate, then work until it closes."""

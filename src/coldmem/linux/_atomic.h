@@ -9,11 +9,15 @@
 #include <sched.h>
 #include <stdint.h>
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #define a32_load_rlx(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define a32_load_acq(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
@@ -87,6 +91,22 @@ static inline void futex_wait(int32_t *word, int32_t value, int64_t timeout_ns) 
 }
 static inline void futex_wake(int32_t *word, int count) {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, (void *)0, (void *)0, 0);
+}
+/* Copy to where nobody looks soon: whole cache lines go past the caches, so that the old content of
+ * the destination is not read in first. Published by any release store that follows. */
+static inline void copy_cold(uint8_t *to, const uint8_t *from, uint64_t n) {
+#ifdef __SSE2__
+    uint64_t head = -(uintptr_t)to & 63, i;
+    if (n >= 512) {
+        memcpy(to, from, head);
+        to += head, from += head, n -= head;
+        for (; n >= 64; n -= 64, to += 64, from += 64)
+            for (i = 0; i < 64; i += 16)
+                _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(from + i)));
+        _mm_sfence();
+    }
+#endif
+    memcpy(to, from, n);
 }
 /* Address space without memory; NULL when refused. Pages appear when touched. */
 static inline void *map_reserve(uint64_t bytes) {

@@ -1,5 +1,5 @@
 # Declarations of _atomic.h: a field that threads share is int32_t or uint64_t, so that these fit.
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cdef extern from "_atomic.h" nogil:
     int32_t a32_load_rlx(int32_t *p) noexcept
@@ -35,6 +35,7 @@ cdef extern from "_atomic.h" nogil:
     int clz64(uint64_t x) noexcept
     int popcount64(uint64_t x) noexcept
     void prefetch(const void *p) noexcept
+    void copy_cold(uint8_t *to, const uint8_t *src, uint64_t n) noexcept
     uint64_t now_ns() noexcept
     uint32_t cpu_number() noexcept
     int cpus_configured() noexcept

@@ -11,7 +11,9 @@ cdef struct Budget:
     uint64_t used_bytes         # bytes of zspages in use
     uint64_t limit_bytes        # never exceeded
     uint64_t peak_bytes
-    uint64_t fill[13]
+    uint64_t dirty_bytes        # bytes of free runs that are still resident, of all arenas
+    uint64_t dirty_bytes_max    # no more than this stays resident
+    uint64_t fill[11]
 
 # Descriptor of a zspage, one cache line. Its memory (unit, units) is fixed when it is first made,
 # so descriptors are type-stable: a stale reader meets another zspage's descriptor, never garbage.
@@ -40,8 +42,7 @@ cdef struct Arena:
     uint32_t unit_bytes
     uint32_t dirty_free[MAX_CHAIN + 1]   # free runs by length, still resident
     uint32_t clean_free[MAX_CHAIN + 1]   # free runs by length, given back to the OS
-    uint64_t dirty_bytes
-    uint64_t dirty_bytes_max    # above this a batch goes back to the OS
+    uint64_t dirty_bytes        # its part of the budget's
     uint64_t released_bytes     # total given back so far
     uint64_t release_calls      # system calls that took
     Budget *budget
@@ -51,6 +52,8 @@ ctypedef Arena *ArenaP
 ctypedef Zspage *ZspageP
 ctypedef Budget *BudgetP
 
+# Set the limit, and with it how much free memory stays resident.
+cdef void budget_limit(Budget *b, uint64_t limit_bytes) noexcept nogil
 cdef int arena_init(Arena *a, uint32_t unit_bytes, uint64_t capacity_bytes, Budget *budget,
                     bint counting) noexcept nogil
 cdef void arena_destroy(Arena *a) noexcept nogil

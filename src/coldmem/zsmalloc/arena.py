@@ -3,7 +3,9 @@
 Owns: the range, the descriptors of all zspages, and which of them are free.
 Guarantees: a descriptor keeps its memory for life (type-stable, never unmapped before the pool is
 destroyed), so a reader with an old location meets mapped memory. `used_bytes` of the budget never
-exceeds its limit, not even for a moment. Free runs go back to the OS in batches, outside the lock.
+exceeds its limit, not even for a moment. Free runs go back to the OS in batches, outside the lock:
+those of up to a sixteenth of the limit (1 to 16 MiB) stay resident, since a run that is given back and
+taken again costs a fault and a zeroed page per 4 KiB, as much as compressing what goes into it.
 Locks: `Arena.lock`, a leaf: nothing else is taken under it. A run of n units is only ever used again
 for n units; addresses are plentiful (the default range is 16 times the limit, which suffices for any
 mix of lengths), memory is what counts.
@@ -14,6 +16,7 @@ from cython.cimports.coldmem.linux.atomic import (
     a64_cas,
     a64_fetch_add_rlx,
     a64_load_rlx,
+    a64_store_rlx,
     iovec,
 )
 from cython.cimports.coldmem.linux.lock import mutex_init, mutex_lock, mutex_unlock
@@ -25,7 +28,9 @@ from cython.cimports.coldmem.linux.memory import (
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 from cython.cimports.libc.string import memset
 
-DIRTY_BYTES_MAX = cython.declare(uint64_t, 1 << 20)
+DIRTY_SHARE = cython.declare(uint64_t, 16)  # of the limit
+DIRTY_BYTES_LEAST = cython.declare(uint64_t, 1 << 20)
+DIRTY_BYTES_MOST = cython.declare(uint64_t, 16 << 20)
 BATCH = cython.declare(uint32_t, 256)
 
 
@@ -37,7 +42,6 @@ def arena_init(a, unit_bytes, capacity_bytes, budget, counting):
     a.capacity_bytes = capacity_bytes
     a.zspages_max = cython.cast(uint32_t, min(capacity_bytes // unit_bytes + 1, 1 << 28))
     a.zspages_end = 1
-    a.dirty_bytes_max = DIRTY_BYTES_MAX
     a.budget = budget if budget != cython.NULL else cython.address(a.own_budget)
     a.mem = cython.cast(cython.p_uchar, memory_reserve(capacity_bytes))
     a.zspages = cython.cast(ZspageP, memory_reserve(a.zspages_max * cython.sizeof(Zspage)))
@@ -48,10 +52,44 @@ def arena_init(a, unit_bytes, capacity_bytes, budget, counting):
 
 
 def arena_destroy(a):
+    if a.budget != cython.NULL:
+        _count_dirty(a, -a.dirty_bytes)
     memory_release(a.mem, a.capacity_bytes)
     memory_release(a.zspages, a.zspages_max * cython.sizeof(Zspage))
     a.mem = cython.NULL
     a.zspages = cython.NULL
+
+
+def budget_limit(b, limit_bytes):
+    a64_store_rlx(cython.address(b.limit_bytes), limit_bytes)
+    a64_store_rlx(
+        cython.address(b.dirty_bytes_max),
+        min(max(limit_bytes // DIRTY_SHARE, DIRTY_BYTES_LEAST), DIRTY_BYTES_MOST),
+    )
+
+
+@cython.cfunc
+@cython.nogil
+@cython.inline
+@cython.exceptval(check=False)
+def _count_dirty(a: ArenaP, nbytes: uint64_t) -> cython.void:
+    """Arena lock held; the budget's sum spans arenas."""
+    a.dirty_bytes += nbytes
+    a64_fetch_add_rlx(cython.address(a.budget.dirty_bytes), nbytes)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.inline
+@cython.exceptval(check=False)
+def _dirty_room(b: BudgetP) -> uint64_t:
+    """Bytes of free runs that may stay resident: not above the limit together with those in use."""
+    used: uint64_t = a64_load_rlx(cython.address(b.used_bytes))
+    limit: uint64_t = a64_load_rlx(cython.address(b.limit_bytes))
+    room: uint64_t = limit - used if limit > used else 0
+    most: uint64_t = a64_load_rlx(cython.address(b.dirty_bytes_max))
+    # Below the least, batches would be too short to be worth a system call.
+    return max(min(room, most), DIRTY_BYTES_LEAST)
 
 
 @cython.cfunc
@@ -83,7 +121,7 @@ def arena_get(a, units):
     z = a.dirty_free[units]
     if z:  # still resident: the cheapest
         a.dirty_free[units] = a.zspages[z].next
-        a.dirty_bytes -= nbytes
+        _count_dirty(a, -nbytes)
     elif a.clean_free[units]:
         z = a.clean_free[units]
         a.clean_free[units] = a.zspages[z].next
@@ -109,14 +147,16 @@ def arena_put(a, zspage):
     zp: ZspageP = cython.address(a.zspages[zspage])
     nbytes: uint64_t = cython.cast(uint64_t, zp.units) * a.unit_bytes
     batch: uint32_t = 0
+    room: uint64_t
     mutex_lock(cython.address(a.lock))
     zp.next = a.dirty_free[zp.units]
     zp.free = 1
     a.dirty_free[zp.units] = zspage
-    a.dirty_bytes += nbytes
+    _count_dirty(a, nbytes)
     a64_fetch_add_rlx(cython.address(a.budget.used_bytes), -nbytes)
-    if a.dirty_bytes > a.dirty_bytes_max:
-        batch = _take_batch(a, a.dirty_bytes_max // 2)
+    room = _dirty_room(a.budget)
+    if a64_load_rlx(cython.address(a.budget.dirty_bytes)) > room:
+        batch = _take_batch(a, room - max(room // 4, DIRTY_BYTES_LEAST // 2))
     mutex_unlock(cython.address(a.lock))
     if batch:
         _release(a, batch)
@@ -126,16 +166,18 @@ def arena_put(a, zspage):
 @cython.nogil
 @cython.exceptval(check=False)
 def _take_batch(a: ArenaP, keep_bytes: uint64_t) -> uint32_t:
-    """Unlink up to BATCH resident free runs, longest first; a list linked by `next`. Lock held."""
+    """Unlink up to BATCH resident free runs, longest first, until the budget has no more than
+    `keep_bytes` of them; a list linked by `next`. Lock held."""
+    dirty: cython.pointer(uint64_t) = cython.address(a.budget.dirty_bytes)
     units: uint32_t
     z: uint32_t
     first: uint32_t = 0
     count: uint32_t = 0
     for units in range(MAX_CHAIN, 0, -1):
-        while a.dirty_free[units] and a.dirty_bytes > keep_bytes and count < BATCH:
+        while a.dirty_free[units] and a64_load_rlx(dirty) > keep_bytes and count < BATCH:
             z = a.dirty_free[units]
             a.dirty_free[units] = a.zspages[z].next
-            a.dirty_bytes -= cython.cast(uint64_t, units) * a.unit_bytes
+            _count_dirty(a, -(cython.cast(uint64_t, units) * a.unit_bytes))
             a.zspages[z].next = first
             first = z
             count += 1

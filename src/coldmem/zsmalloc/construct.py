@@ -9,7 +9,7 @@ import cython
 from cython.cimports.coldmem.linux.atomic import a64_fetch_add_rlx
 from cython.cimports.coldmem.linux.lock import mutex_init, rw_destroy, rw_init
 from cython.cimports.coldmem.linux.memory import memory_release, memory_reserve
-from cython.cimports.coldmem.zsmalloc.arena import arena_destroy, arena_init
+from cython.cimports.coldmem.zsmalloc.arena import arena_destroy, arena_init, budget_limit
 from cython.cimports.coldmem.zsmalloc.core import (
     MAX_CLASSES,
     Handle,
@@ -71,7 +71,7 @@ def pool_new(geometry, capacity, limit, budget, counting):
             "pass a smaller capacity= (at least the limit), or raise ulimit -v"
         )
     if budget == cython.NULL:
-        p.arena.own_budget.limit_bytes = limit
+        budget_limit(cython.address(p.arena.own_budget), limit)
     return p
 
 

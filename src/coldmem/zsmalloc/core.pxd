@@ -1,6 +1,7 @@
 # The pool as C sees it. Lock order and invariants: see core.py.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from coldmem.linux.atomic cimport prefetch
 from coldmem.linux.lock cimport Mutex, RwLock
 from coldmem.zsmalloc.arena cimport Arena
 
@@ -100,6 +101,10 @@ cdef uint32_t zs_size(PoolC *p, uint64_t handle) noexcept nogil
 cdef uint64_t zs_used_bytes(PoolC *p) noexcept nogil
 # Objects back from the magazines to the core; called under memory pressure.
 cdef void zs_drain(PoolC *p) noexcept nogil
+
+# Begin to fetch what a read or free of the handle will look at first.
+cdef inline void zs_prefetch(PoolC *p, uint64_t handle) noexcept nogil:
+    prefetch(&p.handles[<uint32_t> handle])
 
 # For the parts of the allocator itself ------------------------------------------------------------
 cdef Mutex *class_lock(PoolC *p, SizeClass *k) noexcept nogil

@@ -45,6 +45,8 @@ from cython.cimports.coldmem.linux.atomic import (
     a64_load_rlx,
     a64_store_rel,
     a64_store_rlx,
+    copy_cold,
+    prefetch,
     sched_yield,
 )
 from cython.cimports.coldmem.linux.lock import (
@@ -81,6 +83,7 @@ from cython.cimports.coldmem.zsmalloc.zspage import (
     list_add,
     list_del,
     object_give,
+    object_header,
     object_payload,
     object_take,
     refile,
@@ -181,6 +184,9 @@ def core_take(p, k, out, n, pin):
         else:
             a64_store_rel(cython.address(h.word), location)
         done += 1
+        if zp.freeobj < k.objs:  # for the next caller
+            prefetch(object_header(k, zp, zp.freeobj))
+        prefetch(cython.address(p.handles[k.handle_free]))
     if done:
         a64_store_rlx(cython.address(k.objects), k.objects + done)
     mutex_unlock(l)
@@ -259,11 +265,11 @@ def zs_write(p, handle, src, n):
         w = a64_load_rlx(cython.address(p.handles[handle_index(handle)].word))
         zp = cython.address(p.arena.zspages[word_zspage(w)])
         k = cython.address(p.classes[word_class(w)])
-        memcpy(object_payload(k, zp, word_object(w)), src, n)
+        copy_cold(object_payload(k, zp, word_object(w)), src, n)
         zs_publish(p, handle)
         return
     # The seed's map in write mode: the zspage's reader count keeps compaction away.
-    memcpy(_hold(p, handle_index(handle), cython.address(token)), src, n)
+    copy_cold(_hold(p, handle_index(handle), cython.address(token)), src, n)
     zs_read_end(p, handle, token)
 
 

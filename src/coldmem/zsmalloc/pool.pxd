@@ -5,8 +5,8 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from coldmem.zsmalloc.arena cimport Budget
 from coldmem.zsmalloc.core cimport (
     LOCK_CLASS, LOCK_HANDLE, LOCK_POOL, ZS_BUSY, ZS_DOUBLE_FREE, ZS_FOREIGN, ZS_OK, ZS_STALE, PoolC,
-    PoolP, zs_drain, zs_free, zs_malloc, zs_publish, zs_read_begin, zs_read_end, zs_rewrite, zs_size,
-    zs_used_bytes, zs_write,
+    PoolP, zs_drain, zs_free, zs_malloc, zs_prefetch, zs_publish, zs_read_begin, zs_read_end,
+    zs_rewrite, zs_size, zs_used_bytes, zs_write,
 )
 
 @cython.final

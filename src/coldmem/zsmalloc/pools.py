@@ -6,6 +6,7 @@ Locks: none of its own; the budget is changed by atomics.
 """
 
 import cython
+from cython.cimports.coldmem.zsmalloc.arena import budget_limit
 from cython.cimports.coldmem.zsmalloc.core import PoolP
 from cython.cimports.coldmem.zsmalloc.pool import Pool, pool_index
 from cython.cimports.libc.stdint import uint64_t
@@ -38,7 +39,7 @@ class Pools:
             raise UsageError("pools cannot be initialised twice")
         wanted = None if limit is None else parse_bytes(limit)
         capacity = default_capacity(wanted, n)
-        self.budget.limit_bytes = capacity if wanted is None else wanted
+        budget_limit(cython.address(self.budget), capacity if wanted is None else wanted)
         self.c = cython.cast(cython.pointer(PoolP), calloc(n, cython.sizeof(PoolP)))
         if self.c == cython.NULL:
             raise MemoryError("no memory for pools")

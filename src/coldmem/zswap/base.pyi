@@ -30,7 +30,7 @@ class ZswapBase:
         chain: int = 8,
         lock_statistics: bool = False,
         pools: int = 1,
-        shards: int = 64,
+        shards: int | None = None,
         entries_max: int = 67108864,
     ) -> None: ...
     def group_id(self, group: Group | str) -> int | None: ...

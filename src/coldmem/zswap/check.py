@@ -11,6 +11,7 @@ from cython.cimports.coldmem.zsmalloc.pool import zs_size
 from cython.cimports.coldmem.zswap.entry import pool_of
 from cython.cimports.coldmem.zswap.group import group_below
 from cython.cimports.coldmem.zswap.index import index_find, slot_hash
+from cython.cimports.coldmem.zswap.lru import lru_at
 from cython.cimports.coldmem.zswap.state import (
     CODECS_MAX,
     ENTRY_DISK,
@@ -86,7 +87,7 @@ def check_shard(z, shard, out):
     objects: uint64_t = 0
     by_codec: uint64_t = 0
     for g in range(z.groups_end):
-        l = z.lrus + (cython.cast(uint64_t, shard) * GROUPS_MAX + g)
+        l = lru_at(z, shard, g)
         units += l.same_units + l.ram_units + l.disk_units
         objects += l.ram_units + l.disk_units
         if (l.head == 0) != (l.ram_units == 0) or (l.tail == 0) != (l.ram_units == 0):
@@ -164,7 +165,7 @@ def check_lrus(z, shard, sums, out):
     before: uint32_t
     units: uint64_t
     for g in range(z.groups_end):
-        l = z.lrus + (cython.cast(uint64_t, shard) * GROUPS_MAX + g)
+        l = lru_at(z, shard, g)
         if (
             l.same_units != sums[g].same_units or l.ram_units != sums[g].ram_units
             or l.raw_units != sums[g].raw_units or l.disk_units != sums[g].disk_units

@@ -7,6 +7,7 @@ Zswap is still shut, so closing it is safe.
 import os
 
 import cython
+from cython.cimports.coldmem.linux.atomic import cpus_configured
 from cython.cimports.coldmem.zsmalloc.core import PoolP
 from cython.cimports.coldmem.zsmalloc.pool import Pool
 from cython.cimports.coldmem.zsmalloc.pools import Pools
@@ -21,6 +22,10 @@ from coldmem.units import parse_bytes
 
 UNITS = (4096, 16384, 65536)
 ENTRIES_CHUNK = 64
+# Enough that threads rarely meet; few enough that locks and list heads stay in the caches.
+SHARDS_PER_CPU = 8
+SHARDS_MIN = 16
+SHARDS_MAX = 256
 
 
 def _choice(options, name, values):
@@ -46,6 +51,10 @@ def zswap_construct(z, options):
     if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
         raise UsageError(f"accept_threshold={threshold!r}: choose a share of max_pool, 0 to 1")
     shards = options["shards"]
+    if shards is None:
+        shards = SHARDS_MIN
+        while shards < min(SHARDS_PER_CPU * cpus_configured(), SHARDS_MAX):
+            shards *= 2
     if not isinstance(shards, int) or not 1 <= shards <= 4096 or shards & (shards - 1):
         raise UsageError(f"shards={shards!r}: choose a power of two, 1 to 4096")
     entries_max = options["entries_max"]

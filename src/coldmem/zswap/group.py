@@ -26,7 +26,7 @@ from cython.cimports.coldmem.linux.atomic import (
 from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
 from cython.cimports.coldmem.linux.memory import memory_release, memory_reserve
 from cython.cimports.coldmem.zswap.context import contexts_resume, contexts_stop
-from cython.cimports.coldmem.zswap.lru import U64P, count_add, count_sub
+from cython.cimports.coldmem.zswap.lru import U64P, count_add, count_sub, lru_at
 from cython.cimports.coldmem.zswap.state import (
     GROUP_DEAD,
     GROUPS_MAX,
@@ -186,8 +186,8 @@ def group_remove(z, group):
 
 def group_move_shard(z, shard, group, parent):
     s: ShardP = z.shards + shard
-    src: GroupLruP = z.lrus + (cython.cast(uint64_t, shard) * GROUPS_MAX + group)
-    dst: GroupLruP = z.lrus + (cython.cast(uint64_t, shard) * GROUPS_MAX + parent)
+    src: GroupLruP = lru_at(z, shard, group)
+    dst: GroupLruP = lru_at(z, shard, parent)
     from_count: U64P = cython.address(src.protected_units)
     to_count: U64P = cython.address(dst.protected_units)
     counts: uint32_t = (cython.sizeof(GroupLru) - 8) // 8

@@ -1,12 +1,14 @@
 # Index of a shard: open addressing with linear probing, no tombstones. The caller holds Shard.lock.
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
+from coldmem.linux.atomic cimport a32_load_rlx, a64_load_rlx, prefetch
 from coldmem.zswap.state cimport Shard, ZswapC
 
 cdef enum:
     CELLS_MIN = 64
 
 ctypedef uint64_t *U64P
+ctypedef int32_t *I32P
 
 cdef int index_init(ZswapC *z, Shard *s) noexcept nogil
 cdef void index_destroy(Shard *s) noexcept nogil
@@ -27,6 +29,15 @@ cdef inline uint64_t slot_hash(uint64_t slot) noexcept nogil:
 
 cdef inline Shard *shard_of(ZswapC *z, uint64_t hash) noexcept nogil:
     return z.shards + (<uint32_t> hash & z.shards_mask)
+
+
+# Begin to fetch the cell of a slot. Takes no lock: a table that is just being replaced costs the
+# prefetch its use, no more.
+cdef inline void index_prefetch(ZswapC *z, uint64_t slot) noexcept nogil:
+    cdef uint64_t hash = slot_hash(slot)
+    cdef Shard *s = shard_of(z, hash)
+    cdef uint32_t mask = <uint32_t> a32_load_rlx(<I32P> &s.cells_mask)
+    prefetch(<U64P> a64_load_rlx(<U64P> &s.cells) + (<uint32_t> (hash >> 32) & mask))
 
 
 # The entry of `slot`, or 0.

@@ -8,8 +8,8 @@ Assumes: the caller holds the lock of the shard.
 """
 
 import cython
-from cython.cimports.coldmem.linux.atomic import a64_fetch_add_rlx
-from cython.cimports.libc.stdint import uint32_t, uint64_t
+from cython.cimports.coldmem.linux.atomic import a32_store_rlx, a64_fetch_add_rlx, a64_store_rlx
+from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 
 
@@ -42,12 +42,14 @@ def index_rehash(z, s, cells_n):
                 at = (at + 1) & (cells_n - 1)
             cells[at] = s.cells[i]
     free(s.cells)
-    s.cells = cells
+    a64_store_rlx(cython.cast(U64P, cython.address(s.cells)), cython.cast(uint64_t, cells))
     a64_fetch_add_rlx(
         cython.address(z.index_bytes),
         (cells_n - (cython.cast(uint64_t, s.cells_mask) + 1)) * cython.sizeof(uint64_t),
     )
-    s.cells_mask = cython.cast(uint32_t, cells_n - 1)
+    a32_store_rlx(
+        cython.cast(I32P, cython.address(s.cells_mask)), cython.cast(int32_t, cells_n - 1)
+    )
     s.rehashes += 1
     return True
 

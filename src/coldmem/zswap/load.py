@@ -17,7 +17,7 @@ from cython.cimports.coldmem.linux.atomic import (
     likely,
 )
 from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
-from cython.cimports.coldmem.zsmalloc.pool import PoolP, zs_read_begin, zs_read_end
+from cython.cimports.coldmem.zsmalloc.pool import PoolP, zs_prefetch, zs_read_begin, zs_read_end
 from cython.cimports.coldmem.zswap.context import context_codec
 from cython.cimports.coldmem.zswap.entry import (
     Held,
@@ -80,6 +80,7 @@ def zswap_load(z, slot, out, exclusive, w):
                 held_free(z, cython.address(held))
             fill(out, z.unit_bytes, body)
             return z.unit_bytes
+        zs_prefetch(pool_of(z, slot), body)  # of a unit on disk it is for nothing, and harmless
         length = e.length
         codec = e.codec
         sum = e.checksum
@@ -198,6 +199,7 @@ def zswap_invalidate(z, slot, w):
     if entry == 0:
         mutex_unlock(cython.address(s.lock))
         return False
+    zs_prefetch(pool_of(z, slot), z.entries[entry].body)
     entry_unlink(z, s, hash, entry, cython.address(held))
     mutex_unlock(cython.address(s.lock))
     held_free(z, cython.address(held))

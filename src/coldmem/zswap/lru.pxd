@@ -2,7 +2,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from coldmem.linux.atomic cimport a64_load_rlx, a64_store_rlx
-from coldmem.zswap.state cimport GROUPS_MAX, Entry, GroupLru, ZswapC
+from coldmem.zswap.state cimport Entry, GroupLru, ZswapC
 
 ctypedef uint64_t *U64P
 
@@ -36,8 +36,14 @@ cdef inline void count_sub(uint64_t *count, uint64_t n) noexcept nogil:
     a64_store_rlx(count, a64_load_rlx(count) - n)
 
 
+# Those of one group lie side by side: a stride of a power of two would put them all in a few sets
+# of the processor's caches.
+cdef inline GroupLru *lru_at(ZswapC *z, uint32_t shard, uint32_t group) noexcept nogil:
+    return z.lrus + (<uint64_t> group * (<uint64_t> z.shards_mask + 1) + shard)
+
+
 cdef inline GroupLru *lru_of(ZswapC *z, uint64_t hash, uint32_t group) noexcept nogil:
-    return z.lrus + (<uint64_t> (<uint32_t> hash & z.shards_mask) * GROUPS_MAX + group)
+    return lru_at(z, <uint32_t> hash & z.shards_mask, group)
 
 
 cdef inline void lru_push(ZswapC *z, GroupLru *l, uint32_t entry) noexcept nogil:

@@ -13,7 +13,6 @@ operations per second, and it is what makes one lock per operation enough.
 
 import cython
 from cython.cimports.coldmem.linux.atomic import a64_load_rlx
-from cython.cimports.coldmem.zswap.state import GROUPS_MAX
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
 
@@ -29,6 +28,6 @@ def lru_sum(z, group, field):
     shard: uint32_t
     for shard in range(z.shards_mask + 1):
         total += a64_load_rlx(
-            cython.cast(U64P, z.lrus + cython.cast(uint64_t, shard) * GROUPS_MAX + group) + field
+            cython.cast(U64P, lru_at(z, shard, group)) + field
         )
     return total

@@ -38,12 +38,18 @@ from cython.cimports.coldmem.zswap.group import (
     group_reserve,
     group_uncharge,
 )
-from cython.cimports.coldmem.zswap.lru import F_PROTECTED, F_RAM_BYTES, F_RAM_UNITS, U64P, lru_sum
+from cython.cimports.coldmem.zswap.lru import (
+    F_PROTECTED,
+    F_RAM_BYTES,
+    F_RAM_UNITS,
+    U64P,
+    lru_at,
+    lru_sum,
+)
 from cython.cimports.coldmem.zswap.shrinker import shrinker_wake
 from cython.cimports.coldmem.zswap.state import (
     BATCH_UNITS_MAX,
     GROUP_ROOT,
-    GROUPS_MAX,
     ZW_ALLOC,
     ZW_FULL,
     GroupLruP,
@@ -84,7 +90,7 @@ def reclaim_group(z, group, want, scan, force, w, out):
         if b.n >= want or b.full or (b.scanned >= scan and not force):
             break
         at = cython.cast(uint32_t, a64_fetch_add_rlx(cython.address(z.cursor), 1)) & z.shards_mask
-        l = z.lrus + (cython.cast(uint64_t, at) * GROUPS_MAX + group)
+        l = lru_at(z, at, group)
         here = a64_load_rlx(cython.address(l.ram_units))
         if here == 0:
             continue

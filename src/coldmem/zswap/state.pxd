@@ -166,7 +166,7 @@ cdef struct ZswapC:
     Budget *budget              # of all pools together
     SwapFileC *swap             # NULL: none
     Shard *shards
-    GroupLru *lrus              # [shard * GROUPS_MAX + group]
+    GroupLru *lrus              # [group * shards + shard]
     GroupC *groups
     WorkContext *contexts
     Entry *entries              # index 0 is unused

@@ -36,6 +36,7 @@ from cython.cimports.coldmem.zswap.index import (
     index_find,
     index_grow,
     index_insert,
+    index_prefetch,
     index_room,
     shard_of,
     slot_hash,
@@ -118,6 +119,7 @@ def zswap_store(z, slot, src, group, w):
                 z, slot, cython.address(z.events.reject_compress_fail), ZW_CONTEXT, w
             )
         else:
+            index_prefetch(z, slot)  # here by the time that the unit is published
             # Neighbours in slot space hold similar data: a codec may learn per neighbourhood.
             n = codec.compress(
                 context, src, z.unit_bytes, w.scratch, z.compress_cap,

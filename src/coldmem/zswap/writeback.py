@@ -36,12 +36,11 @@ from cython.cimports.coldmem.zswap.group import (
     group_uncharge_upto,
 )
 from cython.cimports.coldmem.zswap.index import shard_of, slot_hash
-from cython.cimports.coldmem.zswap.lru import count_add, lru_of, lru_remove, lru_rotate
+from cython.cimports.coldmem.zswap.lru import count_add, lru_at, lru_of, lru_remove, lru_rotate
 from cython.cimports.coldmem.zswap.state import (
     BATCH_UNITS_MAX,
     ENTRY_DISK,
     GROUP_ROOT,
-    GROUPS_MAX,
     EntryP,
     GroupLruP,
     ShardP,
@@ -70,7 +69,7 @@ def batch_init(b):
 
 def batch_gather(z, b, shard, group, quota, scan, force):
     s: ShardP = z.shards + shard
-    l: GroupLruP = z.lrus + (cython.cast(uint64_t, shard) * GROUPS_MAX + group)
+    l: GroupLruP = lru_at(z, shard, group)
     e: EntryP
     entry: uint32_t
     charge: uint32_t

@@ -64,8 +64,8 @@ class Zswap(ZswapBase):
         As for `coldmem.zsmalloc.Pool`.
     pools : int, default 1
         Spread objects over this many pools that share the limit (the workaround of 2023).
-    shards : int, default 64
-        Parts of index and LRU, each with its lock; a power of two.
+    shards : int, optional
+        Parts of index and LRU, each with its lock; a power of two. Default: 8 per CPU, 16 to 256.
     entries_max : int, default 2**26
         Most units; address space of 64 bytes each is reserved.
 

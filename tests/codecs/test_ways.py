@@ -16,6 +16,7 @@ from coldmem.codecs import get_codec
 from coldmem.codecs.bitshuffle import WAYS, shuffle_ways
 from coldmem.codecs.lz4 import Lz4Codec
 from coldmem.codecs.picker import AutoCodec
+from coldmem.errors import UsageError
 
 SIZES = [512, 1024, 2048, 4096, 8192, 16384, 65536]
 
@@ -130,3 +131,9 @@ def test_the_environment_chooses(way: str) -> None:
     packed = get_codec("auto").compress(bytes(range(256)) * 16)
     assert packed is not None
     assert bytes.fromhex(out.stdout) == packed
+
+
+def test_a_misspelt_way_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLDMEM_SHUFFLE", "avx1024")
+    with pytest.raises(UsageError, match="choose one of portable"):
+        AutoCodec(Lz4Codec())

@@ -32,7 +32,13 @@ from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringA
 from cython.cimports.libc.stdint import int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy, memset
 
-from coldmem.errors import CodecError, InvalidSizeError, MissingLibraryError, UnknownCodecError
+from coldmem.errors import (
+    CodecError,
+    InvalidSizeError,
+    MissingLibraryError,
+    UnknownCodecError,
+    UsageError,
+)
 
 WIDTHS = (8, 4, 2, 1)
 WAYS = {"portable": PORTABLE, "blosc2": BLOSC2, "avx2": AVX2, "avx512": AVX512}
@@ -52,9 +58,11 @@ LANES4 = cython.declare(uint64_t, 0x0001000100010001)
 def find_shuffler(s, portable):
     """The first that there is of WAYS from the end.
 
-    The environment variable COLDMEM_SHUFFLE has another wish; what is not there is portable.
+    The environment variable COLDMEM_SHUFFLE has another wish; what this machine lacks is portable.
     """
     wish: str = "portable" if portable else os.environ.get("COLDMEM_SHUFFLE", "")
+    if wish and wish not in WAYS:
+        raise UsageError(f"COLDMEM_SHUFFLE={wish}: choose one of {', '.join(WAYS)}")
     for name in reversed(WAYS):
         if (not wish or wish == name) and use_way(s, WAYS[name]):
             return

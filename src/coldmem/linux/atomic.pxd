@@ -35,6 +35,9 @@ cdef extern from "_atomic.h" nogil:
     int clz64(uint64_t x) noexcept
     int popcount64(uint64_t x) noexcept
     void prefetch(const void *p) noexcept
+    int fault_was_write(void *context) noexcept
+    void keep_errno(int value) noexcept
+    int userfaultfd_syscall(int flags) noexcept
     void copy_cold(uint8_t *to, const uint8_t *src, uint64_t n) noexcept
     uint64_t now_ns() noexcept
     uint32_t cpu_number() noexcept

@@ -41,14 +41,14 @@ def extension(path: Path) -> Extension:
     headers = sorted(str(p) for p in SRC.rglob("*.h"))
     return Extension(
         name, [str(path)], extra_compile_args=FLAGS, extra_link_args=LINK,
-        include_dirs=[str(SRC / "coldmem" / "linux")], depends=[*headers, "setup.py"],
+        include_dirs=sorted({str(Path(h).parent) for h in headers}), depends=[*headers, "setup.py"],
     )
 
 
 def extensions() -> list[Extension]:
     from Cython.Build import cythonize
 
-    return cythonize(
+    made = cythonize(
         [extension(p) for p in compiled_modules()],
         include_path=[str(SRC)],
         build_dir=f"build/cython{'-' + SANITIZE if SANITIZE else ''}",
@@ -60,6 +60,11 @@ def extensions() -> list[Extension]:
             "legacy_implicit_noexcept": False, "binding": True,
         },
     )
+    for module in made:
+        # Cython puts a module's own flags first, and the last -O wins.
+        if "-O3" in module.extra_compile_args:
+            module.extra_compile_args.remove("-O2")
+    return made
 
 
 if __name__ == "__main__":  # cythonize starts processes, which may import this file

@@ -15,6 +15,7 @@ FOLDERS = ["src", "tests", "tools", "docs"]
 LONGER: dict[str, str] = {}
 # "path: name" -> why a module outside linux/ may use it
 SEAMS: dict[str, str] = {
+    "codecs/simd.pxd: <_>": "vector instructions; nothing of the kernel",
     "zswap/swapio.py: posix.unistd.pread": "the one place that reads the swap file, with its faults",
     "zswap/swapio.py: posix.unistd.pwrite": "the one place that writes it",
 }

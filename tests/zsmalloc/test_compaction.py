@@ -54,6 +54,27 @@ def test_moves_are_as_few_as_can_be(locking, magazines, batch):
 
 
 @pytest.mark.parametrize(("locking", "magazines"), ARMS)
+@pytest.mark.parametrize("count", [80, 86, 95, 100])
+def test_two_zspages_of_one_group_do_not_swap_objects_for_ever(locking, magazines, count):
+    """The group is wider than a batch, so after a step both may still be in it."""
+    pool = Pool(locking=locking, magazines=magazines)  # not closed if it fails: close would wait
+    assert pool.size_classes.lookup(28).objs_per_zspage == 256
+    kept = fill(pool, 28, [count, count])
+    if magazines:
+        pool.trim()
+    assert groups(pool, 28)[3] == 2
+    expected = pool.can_compact()
+    thread = threading.Thread(target=pool.compact, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive(), "compaction does not end"
+    assert pool.stats().pages_compacted == expected > 0
+    assert pool.stats().objects_moved == count
+    assert len({pool.read(h) for h in kept}) == 2 * count
+    pool.check_valid("full")
+
+
+@pytest.mark.parametrize(("locking", "magazines"), ARMS)
 def test_nothing_to_gain_takes_no_lock(locking, magazines):
     with Pool(locking=locking, magazines=magazines, lock_statistics=True) as pool:
         fill(pool, 1024, [20, 0, 20])  # 40 objects: two zspages of 31 are needed

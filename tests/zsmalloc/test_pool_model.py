@@ -9,6 +9,7 @@ from coldmem.errors import StaleHandleError
 from coldmem.zsmalloc import Pool
 
 LIMIT = 4 << 20
+NODE = st.integers(0, 5)  # modulo the nodes of the pool
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -27,19 +28,20 @@ class PoolMachine(RuleBasedStateMachine):
         self.serial += 1
         return (self.serial.to_bytes(4, "little") * (size // 4 + 1))[:size]
 
-    @rule(target=handles, size=st.one_of(st.integers(1, 4096), st.sampled_from([24, 25, 1000, 4096])))
-    def store(self, size):
+    @rule(target=handles, size=st.one_of(st.integers(1, 4096), st.sampled_from([24, 25, 1000, 4096])),
+          node=NODE)
+    def store(self, size, node):
         data = self.content(size)
-        handle = self.pool.store(data)
+        handle = self.pool.store(data, node=node % self.pool.nodes)
         assert handle not in self.model
         assert handle not in self.dead
         self.model[handle] = data
         return handle
 
-    @rule(target=handles, size=st.integers(1, 300), count=st.integers(1, 60))
-    def store_many(self, size, count):
+    @rule(target=handles, size=st.integers(1, 300), count=st.integers(1, 60), node=NODE)
+    def store_many(self, size, count, node):
         for _ in range(count):
-            handle = self.store(size)
+            handle = self.store(size, node)
         return handle
 
     @rule(handle=consumes(handles))
@@ -83,6 +85,30 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.pool.used_bytes == used - freed * self.unit
         assert self.pool.can_compact() == 0
 
+    @rule(node=NODE, origin=st.one_of(st.none(), NODE))
+    def migrate(self, node, origin):
+        node %= self.pool.nodes
+        before = list(self.pool.stats().node_units)
+        leaving = [n for n in range(self.pool.nodes) if n != node]
+        if origin is not None:
+            leaving = [n for n in leaving if n == origin % self.pool.nodes]
+        moved = self.pool.migrate(node, None if origin is None else origin % self.pool.nodes)
+        # The limit is never near, so all of it finds room.
+        assert moved == sum(before[n] for n in leaving)
+        after = before[:]
+        for n in leaving:
+            after[n] = 0
+        after[node] += moved
+        assert self.pool.stats().node_units == tuple(after)
+
+    @rule(handle=handles, node=NODE)
+    def migrate_around_a_view(self, handle, node):
+        if handle not in self.model:
+            return
+        with self.pool.view(handle) as seen:
+            self.pool.migrate(node % self.pool.nodes)
+            assert bytes(seen) == self.model[handle]
+
     @rule()
     def trim(self):
         self.pool.trim()
@@ -93,6 +119,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.check_valid("full")
         stats = self.pool.stats()
         assert stats.objects == len(self.model)
+        assert sum(stats.node_units) * self.unit == stats.used_bytes
         rows = self.pool.class_stats()
         assert sum(row.pages_used for row in rows) * self.unit == stats.used_bytes
         by_class = {}
@@ -126,3 +153,7 @@ TestHandleMagazine = machine("HandleMagazine", locking="handle", magazines=True)
 TestChain16 = machine("Chain16", chain=16, compact_batch=1)
 TestChain1Percent = machine("Chain1Percent", chain=1, chain_rule="percent")
 TestUnit64K = machine("Unit64K", unit_bytes=65536, chain=4)
+TestPoolNodes = machine("PoolNodes", locking="pool", nodes=3)
+TestClassNodes = machine("ClassNodes", locking="class", nodes=2, compact_batch=3)
+TestHandleNodes = machine("HandleNodes", locking="handle", nodes=3)
+TestHandleMagazineNodes = machine("HandleMagazineNodes", locking="handle", magazines=True, nodes=2)

@@ -8,23 +8,53 @@ ctypedef uint64_t *Words
 ctypedef const uint8_t *ConstBytes
 ctypedef uint8_t *MutBytes
 
-# A pair of functions that transpose the bits of n bytes of items `width` bytes wide, n a multiple of
-# 8 * width; ours or libblosc2's, the bytes are the same.
+cdef enum Way:
+    PORTABLE = 0
+    BLOSC2 = 1
+    AVX2 = 2
+    AVX512 = 3                  # with GFNI
+
+# Functions that transpose the bits of n bytes of items `width` bytes wide, n a multiple of 8 * width.
+# The bytes are the same for all ways.
 cdef struct Shuffler:
+    Way way
     blosc2_shuffle_fn forward
     blosc2_shuffle_fn backward
+    blosc2_shuffle_fn backward_narrow   # for widths 1 and 2
 
-# The best pair there is, or ours. Takes the GIL's protection; raises nothing.
+# The best way there is, or the portable one. Takes the GIL's protection; raises nothing.
 cdef void find_shuffler(Shuffler *s, bint portable)
+# One way; false when it is not to be had here.
+cdef bint use_way(Shuffler *s, Way way)
 
+# Transposing 512 items, 8 * width planes of 64 bytes each, `stride` bytes apart.
+ctypedef void (*forward_fn)(int32_t width, const uint8_t *p, uint8_t *dst, uint64_t stride) noexcept nogil
+ctypedef void (*backward_fn)(int32_t width, const uint8_t *src, uint64_t stride, uint8_t *p) noexcept nogil
+
+cdef void portable_forward(int32_t width, const uint8_t *p, uint8_t *dst, uint64_t stride) noexcept nogil
+cdef void portable_backward(int32_t width, const uint8_t *src, uint64_t stride, uint8_t *p) noexcept nogil
+cdef int32_t shuffle_blocks(forward_fn block, int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
+cdef int32_t unshuffle_blocks(backward_fn block, int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
 cdef int32_t portable_bitshuffle(int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
 cdef int32_t portable_bitunshuffle(int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
+cdef int32_t avx2_bitshuffle(int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
+cdef int32_t avx2_bitunshuffle(int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
+cdef int32_t avx512_bitshuffle(int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
+cdef int32_t avx512_bitunshuffle(int32_t width, int32_t n, const void *src, void *dst) noexcept nogil
 
 # Any n: what is left over after the last 8 * width bytes is copied. src and dst do not overlap.
 cdef int shuffle(Shuffler *s, int32_t width, uint32_t n, const uint8_t *src, uint8_t *dst) noexcept nogil
 cdef int unshuffle(Shuffler *s, int32_t width, uint32_t n, const uint8_t *src, uint8_t *dst) noexcept nogil
 cdef void delta(int32_t width, uint32_t n, const uint8_t *src, uint8_t *dst) noexcept nogil
 cdef void undelta(int32_t width, uint32_t n, uint8_t *dst) noexcept nogil
+
+# Delta and shuffle at once, n a multiple of 8 * width. The first item's difference is to the item at
+# `before`, or to 0 when that is NULL. between: n bytes that it may write to.
+cdef int shuffle_differences(Shuffler *s, int32_t width, uint32_t n, const uint8_t *src,
+                             const uint8_t *before, uint8_t *between, uint8_t *dst) noexcept nogil
+# The inverse.
+cdef int unshuffle_differences(Shuffler *s, int32_t width, uint32_t n, const uint8_t *src,
+                               const uint8_t *before, uint8_t *dst) noexcept nogil
 
 # First item of p minus (or plus) the item at `other`: deltas of a block that goes on from another.
 cdef void combine_item(int32_t width, uint8_t *p, const uint8_t *other, bint minus) noexcept nogil

@@ -3,23 +3,45 @@
 
 Bit shuffle of n items, `width` bytes each, writes bit 0 of all items, then bit 1 of all, and so on:
 plane t starts at byte t * n / 8 and has bit t of item i at its bit i, least significant first. This
-is the layout of libblosc2's `blosc2_bitshuffle`, byte for byte, so data written with one can be read
-with the other. Delta replaces each item by its difference to the one before, modulo 2**(8 * width).
+is the layout of libblosc2's `blosc2_bitshuffle`, byte for byte. Delta replaces each item by its
+difference to the one before, modulo 2**(8 * width).
+
+There are four ways to shuffle: AVX-512 with GFNI and AVX2 (_simd.h), libblosc2, and portable code.
+What one wrote, the others read. A faster way that this machine has is taken first.
 
 Guarantees: any length: a tail of less than 8 * width bytes (delta: width) is copied.
 Assumes: a little-endian machine.
 Locks: none, no state.
 """
 
+import os
+
 import cython
 from cython.cimports.coldmem.codecs.library import Blosc2Api, load_blosc2
+from cython.cimports.coldmem.codecs.simd import (
+    avx2_backward,
+    avx2_forward,
+    avx2_init,
+    avx512_backward,
+    avx512_delta_backward,
+    avx512_delta_forward,
+    avx512_forward,
+    avx512_init,
+)
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy, memset
 
-from coldmem.errors import CodecError, InvalidSizeError, MissingLibraryError
+from coldmem.errors import (
+    CodecError,
+    InvalidSizeError,
+    MissingLibraryError,
+    UnknownCodecError,
+    UsageError,
+)
 
 WIDTHS = (8, 4, 2, 1)
+WAYS = {"portable": PORTABLE, "blosc2": BLOSC2, "avx2": AVX2, "avx512": AVX512}
 
 # Places inside a 64-bit word whose bit 5, 4, … 0 is 0.
 M5 = cython.declare(uint64_t, 0x00000000FFFFFFFF)
@@ -34,22 +56,54 @@ LANES4 = cython.declare(uint64_t, 0x0001000100010001)
 
 
 def find_shuffler(s, portable):
-    """libblosc2's pair where the `blosc2` package is installed, else the portable one."""
+    """The first that there is of WAYS from the end.
+
+    The environment variable COLDMEM_SHUFFLE has another wish; what this machine lacks is portable.
+    """
+    wish: str = "portable" if portable else os.environ.get("COLDMEM_SHUFFLE", "")
+    if wish and wish not in WAYS:
+        raise UsageError(f"COLDMEM_SHUFFLE={wish}: choose one of {', '.join(WAYS)}")
+    for name in reversed(WAYS):
+        if (not wish or wish == name) and use_way(s, WAYS[name]):
+            return
+    use_way(s, PORTABLE)
+
+
+def use_way(s, way):
+    """Nothing is changed where the way is not to be had."""
     api: Blosc2Api
     probe: uint8_t[16]
     out: uint8_t[16]
-    s.forward = portable_bitshuffle
-    s.backward = portable_bitunshuffle
-    if not portable:
+    if way == AVX2:
+        if not avx2_init():
+            return False
+        s.forward = avx2_bitshuffle
+        s.backward = avx2_bitunshuffle
+        s.backward_narrow = avx2_bitunshuffle
+    elif way == AVX512:
+        if not avx512_init():
+            return False
+        s.forward = avx512_bitshuffle
+        s.backward = avx512_bitunshuffle
+        s.backward_narrow = avx512_bitunshuffle
+    elif way == BLOSC2:
         try:
             load_blosc2(cython.address(api))
         except MissingLibraryError:
-            return
+            return False
         # libblosc2 chooses its SIMD code at the first call: let that be here, with one thread.
         memset(cython.address(probe[0]), 0, 16)
         api.bitshuffle(1, 16, cython.address(probe[0]), cython.address(out[0]))
         s.forward = api.bitshuffle
         s.backward = api.bitunshuffle
+        # libblosc2's way back is slower than ours for narrow items: 2.5 against 5 GB/s at width 1.
+        s.backward_narrow = portable_bitunshuffle
+    else:
+        s.forward = portable_bitshuffle
+        s.backward = portable_bitunshuffle
+        s.backward_narrow = portable_bitunshuffle
+    s.way = way
+    return True
 
 
 def shuffle(s, width, n, src, dst):
@@ -64,94 +118,151 @@ def shuffle(s, width, n, src, dst):
 def unshuffle(s, width, n, src, dst):
     whole: uint32_t = n - n % (8 * width)
     if whole:
-        # libblosc2's way back is slower than ours for narrow items: 2.5 against 5 GB/s at width 1.
         if width <= 2:
-            portable_bitunshuffle(width, whole, src, dst)
+            if s.backward_narrow(width, whole, src, dst) < 0:
+                return -1
         elif s.backward(width, whole, src, dst) < 0:
             return -1
     memcpy(dst + whole, src + whole, n - whole)
     return 0
 
 
-# -- the portable bit shuffle ----------------------------------------------------------------------
+def shuffle_differences(s, width, n, src, before, between, dst):
+    first: uint64_t = 0
+    done: uint32_t = 0
+    if s.way == AVX512 and n % (512 * width) == 0:
+        if before != cython.NULL:
+            memcpy(cython.address(first), before, width)
+        while done < n:
+            avx512_delta_forward(width, first, src + done, dst + done // (8 * width), n // (8 * width))
+            done += 512 * width
+            memcpy(cython.address(first), src + done - width, width)
+        return 0
+    delta(width, n, src, between)
+    if before != cython.NULL:
+        combine_item(width, between, before, True)
+    return 0 if s.forward(width, n, between, dst) >= 0 else -1
+
+
+def unshuffle_differences(s, width, n, src, before, dst):
+    last: uint64_t = 0
+    done: uint32_t = 0
+    if s.way == AVX512 and n % (512 * width) == 0:
+        if before != cython.NULL:
+            memcpy(cython.address(last), before, width)
+        while done < n:
+            avx512_delta_backward(width, last, src + done // (8 * width), n // (8 * width), dst + done)
+            done += 512 * width
+            memcpy(cython.address(last), dst + done - width, width)
+        return 0
+    if unshuffle(s, width, n, src, dst) != 0:
+        return -1
+    if before != cython.NULL:
+        combine_item(width, dst, before, False)
+    undelta(width, n, dst)
+    return 0
+
+
+# -- whole units, in blocks of 512 items, the last one filled up with zeros -----------------------
+def shuffle_blocks(block, width, n, src, dst):
+    padded: uint64_t[512]
+    rows: uint64_t[512]
+    octets: int32_t = n // (8 * width)
+    done: int32_t = 0
+    count: int32_t
+    plane: cython.int
+    p: ConstBytes = cython.cast(ConstBytes, src)
+    q: MutBytes = cython.cast(MutBytes, dst)
+    while octets - done >= 64:
+        block(width, p + done * 8 * width, q + done, octets)
+        done += 64
+    count = octets - done
+    if count:
+        memset(padded, 0, 512 * width)
+        memcpy(padded, p + done * 8 * width, count * 8 * width)
+        block(width, cython.cast(ConstBytes, padded), cython.cast(MutBytes, rows), 64)
+        for plane in range(8 * width):
+            memcpy(q + plane * octets + done, cython.address(rows[plane * 8]), count)
+    return n
+
+
+def unshuffle_blocks(block, width, n, src, dst):
+    padded: uint64_t[512]
+    rows: uint64_t[512]
+    octets: int32_t = n // (8 * width)
+    done: int32_t = 0
+    count: int32_t
+    plane: cython.int
+    p: ConstBytes = cython.cast(ConstBytes, src)
+    q: MutBytes = cython.cast(MutBytes, dst)
+    while octets - done >= 64:
+        block(width, p + done, octets, q + done * 8 * width)
+        done += 64
+    count = octets - done
+    if count:
+        memset(rows, 0, 512 * width)
+        for plane in range(8 * width):
+            memcpy(cython.address(rows[plane * 8]), p + plane * octets + done, count)
+        block(width, cython.cast(ConstBytes, rows), 64, cython.cast(MutBytes, padded))
+        memcpy(q + done * 8 * width, padded, count * 8 * width)
+    return n
+
+
+def portable_bitshuffle(width, n, src, dst):
+    return shuffle_blocks(portable_forward, width, n, src, dst)
+
+
+def portable_bitunshuffle(width, n, src, dst):
+    return unshuffle_blocks(portable_backward, width, n, src, dst)
+
+
+def avx2_bitshuffle(width, n, src, dst):
+    return shuffle_blocks(avx2_forward, width, n, src, dst)
+
+
+def avx2_bitunshuffle(width, n, src, dst):
+    return unshuffle_blocks(avx2_backward, width, n, src, dst)
+
+
+def avx512_bitshuffle(width, n, src, dst):
+    return shuffle_blocks(avx512_forward, width, n, src, dst)
+
+
+def avx512_bitunshuffle(width, n, src, dst):
+    return unshuffle_blocks(avx512_backward, width, n, src, dst)
+
+
+# -- a block, portably -----------------------------------------------------------------------------
 # A group is 64 items, 8 * width words as they lie in memory. A bit of it has an address of
 # 9 + log2(width) bits: the number of its word, and its place in the word (6 bits). Shuffling is a
 # permutation of these address bits, and each `swap_stage` swaps one of the first kind with one of
 # the second; six stages do for every width. For width 8 that is the well-known transposition of a
-# 64 x 64 matrix. Eight groups go through the stages side by side, so that SIMD has lanes to work on
-# and each plane is written a cache line at a time.
-def portable_bitshuffle(width, n, src, dst):
+# 64 x 64 matrix. The eight groups of a block go through the stages side by side, so that SIMD has
+# lanes to work on and each plane is written a cache line at a time.
+def portable_forward(width, p, dst, stride):
     a: uint64_t[512]
-    padded: uint64_t[512]
-    octets: int32_t = n // (8 * width)
-    done: int32_t = 0
-    count: int32_t
     k: cython.int
     g: cython.int
-    plane: cython.int
     words: cython.int = 8 * width
-    p: ConstBytes
-    while done < octets:
-        count = octets - done
-        p = cython.cast(ConstBytes, src) + done * 8 * width
-        if count >= 64:
-            count = 64
-        else:
-            memset(padded, 0, 512 * width)
-            memcpy(padded, p, count * 8 * width)
-            p = cython.cast(ConstBytes, padded)
-        for k in range(words):
-            for g in range(8):
-                a[k * 8 + g] = load64(p + (g * words + k) * 8)
-        transpose(width, a)
-        for k in range(words):
-            plane = plane_of_word(width, k)
-            if count == 64:
-                memcpy(cython.cast(MutBytes, dst) + plane * octets + done, cython.address(a[k * 8]), 64)
-            else:
-                memcpy(
-                    cython.cast(MutBytes, dst) + plane * octets + done,
-                    cython.address(a[k * 8]), count,
-                )
-        done += count
-    return n
-
-
-def portable_bitunshuffle(width, n, src, dst):
-    a: uint64_t[512]
-    padded: uint64_t[512]
-    octets: int32_t = n // (8 * width)
-    done: int32_t = 0
-    count: int32_t
-    k: cython.int
-    g: cython.int
-    plane: cython.int
-    words: cython.int = 8 * width
-    p: ConstBytes
-    q: MutBytes
-    while done < octets:
-        count = octets - done
-        if count >= 64:
-            count = 64
-            q = cython.cast(MutBytes, dst) + done * 8 * width
-        else:
-            memset(a, 0, 512 * width)
-            q = cython.cast(MutBytes, padded)
-        for k in range(words):
-            plane = plane_of_word(width, k)
-            p = cython.cast(ConstBytes, src) + plane * octets + done
-            if count == 64:
-                memcpy(cython.address(a[k * 8]), p, 64)
-            else:
-                memcpy(cython.address(a[k * 8]), p, count)
-        transpose_back(width, a)
+    for k in range(words):
         for g in range(8):
-            for k in range(words):
-                memcpy(q + (g * words + k) * 8, cython.address(a[k * 8 + g]), 8)
-        if count < 64:
-            memcpy(cython.cast(MutBytes, dst) + done * 8 * width, padded, count * 8 * width)
-        done += count
-    return n
+            a[k * 8 + g] = load64(p + (g * words + k) * 8)
+    transpose(width, a)
+    for k in range(words):
+        memcpy(dst + plane_of_word(width, k) * stride, cython.address(a[k * 8]), 64)
+
+
+def portable_backward(width, src, stride, p):
+    a: uint64_t[512]
+    k: cython.int
+    g: cython.int
+    words: cython.int = 8 * width
+    for k in range(words):
+        memcpy(cython.address(a[k * 8]), src + plane_of_word(width, k) * stride, 64)
+    transpose_back(width, a)
+    for g in range(8):
+        for k in range(words):
+            memcpy(p + (g * words + k) * 8, cython.address(a[k * 8 + g]), 8)
 
 
 def transpose(width, a):
@@ -313,7 +424,7 @@ def undelta1(n, dst):
 
 
 # -- the Python face -------------------------------------------------------------------------------
-def run(data, width, which, portable):
+def run(data, width, which, way):
     """`which`: 0 shuffle, 1 unshuffle, 2 delta, 3 undelta."""
     s: Shuffler
     n: uint32_t
@@ -330,7 +441,12 @@ def run(data, width, which, portable):
     src: ConstBytes = cython.cast(ConstBytes, PyBytes_AS_STRING(copy))
     out: bytes = PyBytes_FromStringAndSize(cython.NULL, n)
     dst: MutBytes = cython.cast(MutBytes, PyBytes_AS_STRING(out))
-    find_shuffler(cython.address(s), portable)
+    if way is None:
+        find_shuffler(cython.address(s), False)
+    elif way not in WAYS:
+        raise UnknownCodecError(f"{way} is not a way to shuffle bits: {', '.join(WAYS)}")
+    elif not use_way(cython.address(s), WAYS[way]):
+        raise MissingLibraryError(f"this machine cannot shuffle bits by {way}")
     with cython.nogil:
         if what == 0:
             result = shuffle(cython.address(s), w, n, src, dst)
@@ -346,21 +462,27 @@ def run(data, width, which, portable):
     return out
 
 
-def bitshuffle(data, width, *, portable=False):
-    """`data` with its bits transposed, by libblosc2 if it is there and `portable` is false."""
-    return run(data, width, 0, portable)
+def bitshuffle(data, width, *, way=None):
+    """`data` with its bits transposed; `way`: one of WAYS, or the best there is."""
+    return run(data, width, 0, way)
 
 
-def bitunshuffle(data, width, *, portable=False):
+def bitunshuffle(data, width, *, way=None):
     """The inverse of `bitshuffle`."""
-    return run(data, width, 1, portable)
+    return run(data, width, 1, way)
+
+
+def shuffle_ways():
+    """The ways to shuffle bits that this machine has, the best first."""
+    s: Shuffler
+    return [name for name in reversed(WAYS) if use_way(cython.address(s), WAYS[name])]
 
 
 def delta_encode(data, width):
     """Each item of `width` bytes replaced by its difference to the one before."""
-    return run(data, width, 2, True)
+    return run(data, width, 2, "portable")
 
 
 def delta_decode(data, width):
     """The inverse of `delta_encode`."""
-    return run(data, width, 3, True)
+    return run(data, width, 3, "portable")

@@ -309,7 +309,7 @@ class AutoCodec(Codec):
     inner : Codec
         What compresses, behind the filters or plainly.
     portable : bool, optional
-        Do not use libblosc2 even if it is there.
+        Use neither SIMD nor libblosc2 even where they are. The bytes are the same.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -334,8 +334,8 @@ class AutoCodec(Codec):
         self.c.context_free = auto_context_free
         self.c.self = cython.address(self.settings)
 
-    def sizes(self, data):
-        """What each variant makes of `data`: a dict of bytes by name, without those that fail."""
+    def variants(self, data):
+        """What each variant makes of `data`: a dict of outputs by name, without those that fail."""
         out = {}
         copy: bytes = bytes(data)
         src: BytesP = cython.cast(BytesP, PyBytes_AS_STRING(copy))
@@ -348,9 +348,9 @@ class AutoCodec(Codec):
         if c == cython.NULL:
             raise MemoryError("no memory for a context")
         for i in range(cython.cast(uint32_t, VARIANTS)):
-            size = pack(c, i, src, n, dst, n, 0)
+            size = pack(c, i, src, n, dst, n - 1, 0) if n > 2 else 0
             if size > 0:
-                out[VARIANT_NAMES[i]] = size
+                out[VARIANT_NAMES[i]] = room[:size]
         auto_context_free(c)
         return out
 

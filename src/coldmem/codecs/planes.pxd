@@ -30,9 +30,9 @@ cdef int32_t planes_decompress(Shuffler *s, int32_t width, bint with_delta, cons
                                uint32_t n, uint8_t *a, uint8_t *dst, uint32_t cap) noexcept nogil
 
 # One block of shuffled bytes.
-cdef uint32_t write_block(const uint8_t *src, uint32_t m, uint32_t planes,
+cdef uint32_t write_block(bint simd, const uint8_t *src, uint32_t m, uint32_t planes,
                           uint8_t *dst, uint32_t cap) noexcept nogil
-cdef int32_t read_block(const uint8_t *src, uint32_t n, uint32_t m, uint32_t planes,
+cdef int32_t read_block(bint simd, const uint8_t *src, uint32_t n, uint32_t m, uint32_t planes,
                         uint8_t *dst) noexcept nogil
 cdef uint32_t write_kinds(const uint8_t *kinds, uint32_t planes, uint8_t *dst, uint32_t cap) noexcept nogil
 cdef uint32_t write_changes(const uint8_t *p, uint32_t m, bint cross, uint8_t *dst,

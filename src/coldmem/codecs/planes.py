@@ -21,11 +21,16 @@ Locks: none, no state.
 
 import cython
 from cython.cimports.coldmem.codecs.bitshuffle import (
-    combine_item,
-    delta,
+    AVX512,
     load64,
-    undelta,
+    shuffle_differences,
     unshuffle,
+    unshuffle_differences,
+)
+from cython.cimports.coldmem.codecs.simd import (
+    avx512_kind,
+    avx512_read_changes,
+    avx512_write_changes,
 )
 from cython.cimports.coldmem.linux.atomic import ctz64, popcount64
 from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t, uint64_t
@@ -152,24 +157,29 @@ def write_kinds(kinds, planes, dst, cap):
     return at
 
 
-def write_block(src, m, planes, dst, cap):
+def write_block(simd, src, m, planes, dst, cap):
     """The planes of m bytes each at src; bytes written, or 0."""
     kinds: uint8_t[PLANES_MAX]
     t: uint32_t
     at: uint32_t = 0
     size: uint32_t
+    room: uint32_t
     kind: uint32_t
     for t in range(planes):
-        if m == 64:
+        if simd:
+            kind = avx512_kind(src + t * m, m, t == 0)
+        elif m == 64:
             kind = kind_of(src + t * 64, 64, t == 0)
         elif m == 256:
             kind = kind_of(src + t * 256, 256, t == 0)
         else:
             kind = kind_of(src + t * m, m, t == 0)
         if kind >= CHANGES:
-            size = write_changes(
-                src + t * m, m, kind == CROSS, dst + at, m if m < cap - at else cap - at
-            )
+            room = m if m < cap - at else cap - at
+            if simd:
+                size = avx512_write_changes(src + t * m, m, kind == CROSS, dst + at, room)
+            else:
+                size = write_changes(src + t * m, m, kind == CROSS, dst + at, room)
             if size == 0:
                 kind = VERBATIM
             at += size
@@ -186,7 +196,7 @@ def write_block(src, m, planes, dst, cap):
     return at + size if size else 0
 
 
-def read_block(src, n, m, planes, dst):
+def read_block(simd, src, n, m, planes, dst):
     """The inverse, from exactly n bytes; 0, or -1."""
     at: uint32_t = 0
     end: uint32_t = n
@@ -210,7 +220,10 @@ def read_block(src, n, m, planes, dst):
                 memcpy(dst + t * m, src + at, m)
                 at += m
             elif kind == CHANGES or (kind == CROSS and t > 0):
-                used = read_changes(src + at, end - at, kind == CROSS, dst + t * m, m)
+                if simd:
+                    used = avx512_read_changes(src + at, end - at, kind == CROSS, dst + t * m, m)
+                else:
+                    used = read_changes(src + at, end - at, kind == CROSS, dst + t * m, m)
                 if used < 0:
                     return -1
                 at += used
@@ -229,6 +242,7 @@ def read_block(src, n, m, planes, dst):
 def planes_compress(s, width, with_delta, src, n, a, b, dst, cap):
     block: uint32_t = n if n < BLOCK_BYTES else BLOCK_BYTES
     planes: uint32_t = 8 * width
+    simd: cython.bint = s.way == AVX512 and block % (64 * planes) == 0
     done: uint32_t = 0
     at: uint32_t = 1
     start: uint32_t
@@ -244,16 +258,15 @@ def planes_compress(s, width, with_delta, src, n, a, b, dst, cap):
         p = src + done
         if with_delta:
             # The item before the block; for the first, the item itself, for a difference of 0.
-            delta(width, block, p, a)
-            combine_item(width, a, p - width if done else p, True)
-            p = a
-        if s.forward(width, block, p, b) < 0:
+            if shuffle_differences(s, width, block, p, p - width if done else p, a, b) < 0:
+                return -1
+        elif s.forward(width, block, p, b) < 0:
             return -1
         done += block
         start = at if done == n else at + 2
         if start >= cap:
             return 0
-        size = write_block(b, block // planes, planes, dst + start, cap - start)
+        size = write_block(simd, b, block // planes, planes, dst + start, cap - start)
         if size == 0:
             return 0
         if done != n:
@@ -266,6 +279,7 @@ def planes_compress(s, width, with_delta, src, n, a, b, dst, cap):
 def planes_decompress(s, width, with_delta, src, n, a, dst, cap):
     size: uint32_t
     block: uint32_t
+    simd: cython.bint
     planes: uint32_t = 8 * width
     done: uint32_t = 0
     at: uint32_t = 1
@@ -278,6 +292,7 @@ def planes_decompress(s, width, with_delta, src, n, a, dst, cap):
     if size > cap or not planes_fit(size, width):
         return -1
     block = size if size < BLOCK_BYTES else BLOCK_BYTES
+    simd = s.way == AVX512 and block % (64 * planes) == 0
     if with_delta:
         at += width
     if n < at:
@@ -292,16 +307,16 @@ def planes_decompress(s, width, with_delta, src, n, a, dst, cap):
             at += 2
             if length > n - at:
                 return -1
-        if read_block(src + at, length, block // planes, planes, a) < 0:
+        if read_block(simd, src + at, length, block // planes, planes, a) < 0:
             return -1
         at += length
-        if unshuffle(s, width, block, a, q) < 0:
-            return -1
         if with_delta:
             p = src + 1
             if done:
                 p = q - width
-            combine_item(width, q, p, False)
-            undelta(width, block, q)
+            if unshuffle_differences(s, width, block, a, p, q) < 0:
+                return -1
+        elif unshuffle(s, width, block, a, q) < 0:
+            return -1
         done += block
     return size

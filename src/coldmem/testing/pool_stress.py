@@ -2,7 +2,7 @@
 
 Owns: a table of slots, each with a small reader-writer word (the owner's promise that an object is not
 read and freed at once). Bytes of an object follow from its slot and version, so each read knows what it
-must find. Use `worker` from several threads, with `compactor` beside them.
+must find. Use `worker` from several threads, with `compactor` and `migrator` beside them.
 Locks: `Slot.lock`, tried only.
 """
 
@@ -20,11 +20,12 @@ from cython.cimports.coldmem.zsmalloc.core import (
     PoolP,
     zs_drain,
     zs_free,
-    zs_malloc,
+    zs_malloc_node,
     zs_read_begin,
     zs_read_end,
     zs_write,
 )
+from cython.cimports.coldmem.zsmalloc.migrate import zs_migrate
 from cython.cimports.coldmem.zsmalloc.pool import Pool
 from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
@@ -84,7 +85,7 @@ class PoolStress:
         free(self.pools)
 
     def stop_all(self):
-        """Make every worker and compactor return."""
+        """Make every worker, compactor and migrator return."""
         a32_store_rel(cython.address(self.stop), 1)
 
     def worker(self, seed):
@@ -116,6 +117,19 @@ class PoolStress:
                         zs_drain(self.pools[i])
                 sched_yield()
         return freed
+
+    def migrator(self):
+        """Migrate all pools to one of their nodes after the other until `stop_all`; units moved."""
+        moved: uint64_t = 0
+        i: uint32_t
+        turn: uint32_t = 0
+        with cython.nogil:
+            while a32_load_acq(cython.address(self.stop)) == 0:
+                for i in range(self.pools_n):
+                    moved += zs_migrate(self.pools[i], turn % self.pools[i].arena.node_count, -1)
+                turn += 1
+                sched_yield()
+        return moved
 
     def _work(self, seed, bad, full):
         x: uint64_t = (seed + 1) * MULTIPLIER
@@ -155,7 +169,8 @@ class PoolStress:
                 else:
                     s.length = 1 + cython.cast(uint32_t, (x >> 40) % self.size_max)
                     s.version += 1
-                    s.handle = zs_malloc(s.pool, s.length)
+                    s.handle = zs_malloc_node(
+                        s.pool, s.length, cython.cast(uint32_t, x >> 8) % s.pool.arena.node_count)
                     if s.handle:
                         _fill(expected, s.length, n, s.version)
                         zs_write(s.pool, s.handle, expected, s.length)

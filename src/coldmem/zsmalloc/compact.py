@@ -10,38 +10,19 @@ waits for the compactor; with a fair hand-over, the compactor waits for everybod
 import cython
 from cython.cimports.coldmem.linux.atomic import (
     a32_cas,
-    a32_fetch_add_rel,
-    a32_load_rlx,
     a32_store_rel,
-    a64_cas,
     a64_fetch_add_rlx,
-    a64_fetch_and,
-    a64_load_acq,
     a64_load_rlx,
-    a64_store_rel,
-    a64_store_rlx,
     sched_yield,
 )
-from cython.cimports.coldmem.linux.lock import (
-    MutexP,
-    mutex_lock,
-    mutex_unlock,
-    rw_write_lock,
-    rw_write_unlock,
-)
 from cython.cimports.coldmem.zsmalloc.arena import ZspageP, arena_put
-from cython.cimports.coldmem.zsmalloc.core import (
-    LOCK_CLASS,
-    LOCK_HANDLE,
-    HandleP,
-    PoolP,
-    SizeClassP,
-    class_lock,
-)
-from cython.cimports.coldmem.zsmalloc.handle import (
-    make_location,
-    moving_bit,
-    word_pins,
+from cython.cimports.coldmem.zsmalloc.core import PoolP, SizeClassP
+from cython.cimports.coldmem.zsmalloc.move import (
+    move_lock,
+    move_object,
+    move_unlock,
+    zspage_end_write,
+    zspage_try_write,
 )
 from cython.cimports.coldmem.zsmalloc.zspage import (
     find_emptiest,
@@ -49,15 +30,10 @@ from cython.cimports.coldmem.zsmalloc.zspage import (
     fullness,
     list_add,
     list_del,
-    object_give,
     object_header,
-    object_payload,
-    object_take,
+    zspage_leave,
 )
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
-from cython.cimports.libc.string import memcpy
-
-WRITER = cython.declare(int32_t, -0x40000000)
 
 
 def class_can_compact(k):
@@ -65,35 +41,6 @@ def class_can_compact(k):
     allocated: uint64_t = a64_load_rlx(cython.address(k.zspages)) * k.objs
     used: uint64_t = a64_load_rlx(cython.address(k.objects))
     return (allocated - used) // k.objs * k.units if allocated > used else 0
-
-
-@cython.cfunc
-@cython.nogil
-@cython.inline
-@cython.exceptval(check=False)
-def _move(p: PoolP, k: SizeClassP, sp: ZspageP, i: uint32_t, d: uint32_t) -> cython.bint:
-    """Move object `i` of zspage `sp` to zspage `d`, unless a reader has it. Locks held."""
-    dp: ZspageP = cython.address(p.arena.zspages[d])
-    index: uint32_t = cython.cast(uint32_t, object_header(k, sp, i)[0] >> 1)
-    to: uint32_t = dp.freeobj
-    h: HandleP = cython.address(p.handles[index])
-    w: uint64_t
-    location: uint64_t = make_location(k.index, d, to)
-    if p.locking == LOCK_HANDLE:
-        w = a64_load_acq(cython.address(h.word))
-        if word_pins(w) or not a64_cas(cython.address(h.word), w, w | moving_bit()):
-            return False
-        memcpy(object_payload(k, dp, to), object_payload(k, sp, i), k.size - 8)
-        if not a64_cas(cython.address(h.word), w | moving_bit(), location):
-            # A reader came in between. It is served from the old place, which stays.
-            a64_fetch_and(cython.address(h.word), ~moving_bit())
-            return False
-    else:
-        memcpy(object_payload(k, dp, to), object_payload(k, sp, i), k.size - 8)
-        a64_store_rel(cython.address(h.word), location)
-    object_take(k, dp, index)
-    object_give(k, sp, i)
-    return True
 
 
 @cython.cfunc
@@ -122,26 +69,27 @@ def _step(p: PoolP, k: SizeClassP, last: cython.pointer(uint32_t),
     list_del(p, k, s)
     sp = cython.address(p.arena.zspages[s])
     dp = cython.address(p.arena.zspages[d])
-    if p.locking == LOCK_HANDLE or a32_cas(cython.address(sp.readers), 0, WRITER):
+    if zspage_try_write(p, sp):
         i = start[0] if last[0] == s else 0
         while i < k.objs and moved < p.compact_batch and sp.inuse and dp.inuse < k.objs:
-            if object_header(k, sp, i)[0] & 1 and _move(p, k, sp, i, d):
+            if object_header(k, sp, i)[0] & 1 and move_object(p, k, s, i, d):
                 moved += 1
             i += 1
         last[0] = s if i < k.objs else 0
         start[0] = i
-        if p.locking != LOCK_HANDLE:
-            a32_fetch_add_rel(cython.address(sp.readers), -WRITER)
+        zspage_end_write(p, sp)
     else:
         last[0] = 0  # a reader is in this zspage
-    list_add(p, k, d, fullness(k, dp.inuse))
     if sp.inuse == 0:
         empty[0] = s
         last[0] = 0
         k.freed_units += k.units
-        a64_store_rlx(cython.address(k.zspages), k.zspages - 1)
+        zspage_leave(k, sp)
     else:
         list_add(p, k, s, fullness(k, sp.inuse))
+    # Last, so that it comes first in its list: were both in one group, and the source in front, the
+    # next step would move the objects back, and so on without end.
+    list_add(p, k, d, fullness(k, dp.inuse))
     k.moved += moved
     return moved
 
@@ -151,7 +99,6 @@ def _step(p: PoolP, k: SizeClassP, last: cython.pointer(uint32_t),
 @cython.exceptval(check=False)
 def _compact_class(p: PoolP, k: SizeClassP) -> uint64_t:
     freed: uint64_t = 0
-    l: MutexP = class_lock(p, k)
     last: uint32_t = 0
     start: uint32_t = 0
     empty: uint32_t
@@ -160,16 +107,10 @@ def _compact_class(p: PoolP, k: SizeClassP) -> uint64_t:
     moved: uint32_t
     while class_can_compact(k):
         empty = 0
-        if p.locking == LOCK_CLASS:
-            rw_write_lock(cython.address(p.migrate))
-        mutex_lock(l)
+        move_lock(p, k)
         resumed = last != 0
         moved = _step(p, k, cython.address(last), cython.address(start), cython.address(empty))
-        contended = a32_load_rlx(cython.address(l.word)) == 2
-        mutex_unlock(l)
-        if p.locking == LOCK_CLASS:
-            contended = contended or a32_load_rlx(cython.address(p.migrate.closed)) == 2
-            rw_write_unlock(cython.address(p.migrate))
+        contended = move_unlock(p, k)
         if empty:
             freed += k.units
             arena_put(cython.address(p.arena), empty)

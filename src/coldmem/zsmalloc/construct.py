@@ -29,7 +29,7 @@ from coldmem.units import format_bytes
 _tags = itertools.count(1)  # handles carry the tag of their pool, so a foreign one is seen
 
 
-def pool_new(geometry, capacity, limit, budget, counting):
+def pool_new(geometry, capacity, limit, nodes, budget, counting):
     p: PoolP
     k: SizeClassP
     memory: cython.p_void = cython.NULL
@@ -64,7 +64,7 @@ def pool_new(geometry, capacity, limit, budget, counting):
         k.index = made.index
     p.handles = cython.cast(HandleP, memory_reserve(p.handles_max * cython.sizeof(Handle)))
     if p.handles == cython.NULL or arena_init(
-            cython.address(p.arena), p.unit_bytes, capacity, budget, counting) != 0:
+            cython.address(p.arena), p.unit_bytes, capacity, nodes, budget, counting) != 0:
         pool_destroy(p)
         raise EnvironmentFailure(
             f"the system refuses {format_bytes(capacity)} of address space for a pool: "

@@ -57,14 +57,16 @@ cdef struct Magazine:           # per CPU and class: objects that are live for t
 cdef struct PoolC:              # what changes and what does not lie on different lines
     Mutex lock                  # "pool": guards everything
     uint64_t fill0[12]
-    RwLock migrate              # "class": read by free and read, written by compaction
+    RwLock migrate              # "class": read by free and read, written by what moves objects
     uint64_t fill1[12]
     Arena arena
     uint64_t handles_next       # arena lock; read without it
-    int32_t compacting          # atomic: one runner at a time
+    int32_t compacting          # atomic: one runner at a time, compaction or migration
     int32_t fill2
     uint64_t units_compacted    # atomic
-    uint64_t fill3[16]
+    uint64_t units_migrated     # atomic
+    uint64_t objects_migrated   # atomic
+    uint64_t fill3[14]
     uint32_t locking            # from here on constant once the pool is made
     uint32_t unit_bytes
     uint32_t tag                # in every handle of this pool
@@ -84,9 +86,11 @@ ctypedef SizeClass *SizeClassP
 ctypedef Handle *HandleP
 ctypedef Magazine *MagazineP
 
-# Allocate `size` bytes (1..unit_bytes): a handle, or 0 when there is no room.
+# Allocate `size` bytes (1..unit_bytes): a handle, or 0 when there is no room. If that takes a new
+# zspage, it comes from `node` (plain zs_malloc: 0), or from another one whose range has room.
 # The object is *unpublished*: nothing may read it, and compaction leaves it alone, until zs_write or
 # zs_publish is called, exactly once, by the caller.
+cdef uint64_t zs_malloc_node(PoolC *p, uint32_t size, uint32_t node) noexcept nogil
 cdef uint64_t zs_malloc(PoolC *p, uint32_t size) noexcept nogil
 # Fill a fresh object and publish it.
 cdef void zs_write(PoolC *p, uint64_t handle, const uint8_t *src, uint32_t n) noexcept nogil
@@ -109,6 +113,7 @@ cdef inline void zs_prefetch(PoolC *p, uint64_t handle) noexcept nogil:
 # For the parts of the allocator itself ------------------------------------------------------------
 cdef Mutex *class_lock(PoolC *p, SizeClass *k) noexcept nogil
 # n objects of a class at once, unpinned but for the first if `pin`: how many there were room for.
-cdef uint32_t core_take(PoolC *p, SizeClass *k, uint32_t *out, uint32_t n, bint pin) noexcept nogil
+cdef uint32_t core_take(PoolC *p, SizeClass *k, uint32_t *out, uint32_t n, bint pin,
+                        uint32_t node) noexcept nogil
 # Free n objects of one class; none is pinned.
 cdef void core_give(PoolC *p, SizeClass *k, uint32_t *handles, uint32_t n) noexcept nogil

@@ -9,7 +9,7 @@ Lock order, the only place where it stands::
 
 "class": malloc takes the class lock. free and read take the migrate lock for reading, which keeps
 the object where it is, then the class lock (free) or the zspage's reader count (read), and drop the
-migrate lock at once. Compaction takes the migrate lock for writing.
+migrate lock at once. Compaction and migration take the migrate lock for writing.
 
 "handle": the word of a handle says class, zspage and object, so nothing has to be held still to find
 them. Invariants:
@@ -87,6 +87,8 @@ from cython.cimports.coldmem.zsmalloc.zspage import (
     object_payload,
     object_take,
     refile,
+    zspage_enter,
+    zspage_leave,
 )
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
@@ -135,7 +137,7 @@ def _refill_handles(p: PoolP, k: SizeClassP) -> cython.bint:
 
 
 # -- the core: objects of one class, under its lock ------------------------------------------------
-def core_take(p, k, out, n, pin):
+def core_take(p, k, out, n, pin, node):
     l: MutexP = class_lock(p, k)
     done: uint32_t = 0
     z: uint32_t
@@ -152,7 +154,7 @@ def core_take(p, k, out, n, pin):
                 break  # a batch does not make a zspage for what may never be used
             if spare == 0:
                 mutex_unlock(l)
-                spare = arena_get(cython.address(p.arena), k.units)
+                spare = arena_get(cython.address(p.arena), k.units, node, True)
                 if spare == 0:
                     return 0
                 format_zspage(k, cython.address(p.arena.zspages[spare]))
@@ -160,12 +162,12 @@ def core_take(p, k, out, n, pin):
                 continue  # somebody may have freed an object meanwhile: that is the better place
             z = spare
             spare = 0
-            a64_store_rlx(cython.address(k.zspages), k.zspages + 1)
+            zspage_enter(k, cython.address(p.arena.zspages[z]))
             list_add(p, k, z, 0)
         if k.handle_free == 0 and not _refill_handles(p, k):
             if p.arena.zspages[z].inuse == 0:
                 list_del(p, k, z)
-                a64_store_rlx(cython.address(k.zspages), k.zspages - 1)
+                zspage_leave(k, cython.address(p.arena.zspages[z]))
                 spare = z
             break
         zp = cython.address(p.arena.zspages[z])
@@ -210,7 +212,7 @@ def _give_locked(p: PoolP, k: SizeClassP, index: uint32_t) -> uint32_t:
     k.handle_free = index
     if refile(p, k, z) == 0:
         list_del(p, k, z)
-        a64_store_rlx(cython.address(k.zspages), k.zspages - 1)
+        zspage_leave(k, cython.address(p.arena.zspages[z]))
         return z
     return 0
 
@@ -232,17 +234,21 @@ def core_give(p, k, handles, n):
 
 # -- the public functions --------------------------------------------------------------------------
 def zs_malloc(p, size):
+    return zs_malloc_node(p, size, 0)
+
+
+def zs_malloc_node(p, size, node):
     k: SizeClassP = _class_for(p, size)
     index: uint32_t = 0
     h: HandleP
     generation: int32_t
     if p.cpus:
-        index = magazine_take(p, k)
-    if index == 0 and core_take(p, k, cython.address(index), 1, True) == 0:
+        index = magazine_take(p, k, node)
+    if index == 0 and core_take(p, k, cython.address(index), 1, True, node) == 0:
         if p.cpus == 0:
             return 0
         magazines_drain(p)
-        if core_take(p, k, cython.address(index), 1, True) == 0:
+        if core_take(p, k, cython.address(index), 1, True, node) == 0:
             return 0
     h = cython.address(p.handles[index])
     h.size = size

@@ -73,6 +73,7 @@ def pool_stats(p):
     resident: uint64_t
     released: uint64_t
     calls: uint64_t
+    units: uint64_t[16]
     for c in range(p.slots):
         if p.class_of[c] == c:
             l = class_lock(p, cython.address(p.classes[c]))
@@ -86,6 +87,8 @@ def pool_stats(p):
         resident = p.arena.dirty_bytes
         released = p.arena.released_bytes
         calls = p.arena.release_calls
+        for c in range(p.arena.node_count):
+            units[c] = p.arena.nodes[c].units
         metadata = (p.handles_next * cython.sizeof(Handle)
                     + p.arena.zspages_end * cython.sizeof(Zspage)
                     + MAX_CLASSES * cython.sizeof(SizeClass)
@@ -104,6 +107,9 @@ def pool_stats(p):
         metadata_bytes=metadata,
         pages_compacted=a64_load_rlx(cython.address(p.units_compacted)),
         objects_moved=moved,
+        node_units=tuple([units[c] for c in range(p.arena.node_count)]),
+        units_migrated=a64_load_rlx(cython.address(p.units_migrated)),
+        objects_migrated=a64_load_rlx(cython.address(p.objects_migrated)),
     )
 
 

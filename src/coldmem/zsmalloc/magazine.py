@@ -72,7 +72,7 @@ def _try(p: PoolP, k: SizeClassP) -> MagazineP:
     return m
 
 
-def magazine_take(p, k):
+def magazine_take(p, k, node):
     m: MagazineP = _try(p, k)
     got: uint32_t[16]
     n: uint32_t
@@ -89,7 +89,7 @@ def magazine_take(p, k):
         else:
             m.count -= 1
     else:
-        n = core_take(p, k, got, 1 + m.capacity // 2, True)
+        n = core_take(p, k, got, 1 + m.capacity // 2, True, node)
         if n:
             h = got[0]
             m.count = n - 1

@@ -18,18 +18,18 @@ from cython.cimports.coldmem.linux.atomic import (
     sched_yield,
 )
 from cython.cimports.coldmem.zsmalloc.arena import arena_trim
-from cython.cimports.coldmem.zsmalloc.check import Finding, pool_check
+from cython.cimports.coldmem.zsmalloc.check import check_valid
 from cython.cimports.coldmem.zsmalloc.compact import zs_can_compact, zs_compact
 from cython.cimports.coldmem.zsmalloc.construct import pool_destroy, pool_new
 from cython.cimports.coldmem.zsmalloc.inspect import class_stats, lock_stats, pool_stats
 from cython.cimports.coldmem.zsmalloc.magazine import magazines_init
+from cython.cimports.coldmem.zsmalloc.migrate import zs_migrate
 from cython.cimports.coldmem.zsmalloc.view import View
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
 
 from coldmem.errors import (
     ClosedError,
-    CorruptPoolError,
     DoubleFreeError,
     ForeignHandleError,
     HandleBusyError,
@@ -40,12 +40,12 @@ from coldmem.errors import (
 )
 from coldmem.units import format_bytes, parse_bytes
 from coldmem.zsmalloc.arguments import (
-    DEFAULT_MAGAZINE,
     LOCKINGS,
-    MAGAZINE_LIMIT,
     as_handle,
     bytes_of,
+    check_ranges,
     default_capacity,
+    magazine_size,
 )
 from coldmem.zsmalloc.shrinker import Shrinker
 from coldmem.zsmalloc.size_class import SizeClasses
@@ -82,12 +82,15 @@ class Pool:
     limit : int or str, optional
         Most bytes of zspages. Never exceeded. Default: as much as `capacity`.
     capacity : int or str, optional
-        Address space to reserve; costs no memory. Default: 16 times the limit.
+        Address space to reserve; costs no memory. Default: 16 times the limit for each node.
     lock_statistics : bool, default False
         Count acquisitions and waits.
     compact_batch : int, default 8
-        Objects that compaction moves per hold of the locks.
+        Objects that compaction and migration move per hold of the locks.
     name : str
+    nodes : int, default 1
+        Simulated NUMA nodes, 1..16: equal parts of the address space. No memory is bound to a real
+        node; see the design document.
 
     Raises
     ------
@@ -102,33 +105,25 @@ class Pool:
 
     def __init__(self, unit_bytes=4096, chain=8, chain_rule="waste", locking="handle",
                  magazines=False, limit=None, capacity=None, lock_statistics=False,
-                 compact_batch=8, name="pool"):
+                 compact_batch=8, name="pool", nodes=1):
         wanted = None if limit is None else parse_bytes(limit)
-        room = parse_bytes(capacity) if capacity is not None else default_capacity(wanted, 1)
+        room = (parse_bytes(capacity) if capacity is not None
+                else default_capacity(wanted, 1, nodes))
         self._open(parse_bytes(unit_bytes), chain, chain_rule, locking, magazines, wanted, room,
-                   lock_statistics, compact_batch, name, cython.NULL)
+                   lock_statistics, compact_batch, name, nodes, cython.NULL)
 
     def _open(self, unit_bytes, chain, chain_rule, locking, magazines, limit, capacity,
-              lock_statistics, compact_batch, name, budget):
+              lock_statistics, compact_batch, name, nodes, budget):
         if self.c != cython.NULL:
             raise UsageError("a pool cannot be initialised twice")
         self.size_classes = SizeClasses(unit_bytes, chain, chain_rule)
-        if locking not in LOCKINGS:
-            raise UsageError(f"locking {locking!r}: choose one of {LOCKINGS}")
+        self.magazines = magazine_size(locking, magazines)
         self.locking = locking
-        self.magazines = DEFAULT_MAGAZINE if magazines is True else int(magazines)
-        if not 0 <= self.magazines <= MAGAZINE_LIMIT:
-            raise UsageError(f"magazines of {magazines} objects: choose 0 to {MAGAZINE_LIMIT}")
-        if self.magazines and locking != "handle":
-            raise UsageError("magazines need locking='handle'")
-        if compact_batch < 1:
-            raise UsageError(f"compact_batch of {compact_batch}: at least 1 object")
         self.name = name
-        zspage_max = chain * unit_bytes
-        if limit is not None and limit < zspage_max:
-            raise UsageError(f"limit of {limit} bytes: one zspage may need {zspage_max}")
-        capacity = max(capacity, zspage_max)
-        self.c = pool_new(self.size_classes, capacity, capacity if limit is None else limit,
+        check_ranges(compact_batch, nodes, limit, chain * unit_bytes)
+        self.nodes = nodes
+        capacity = max(capacity, chain * unit_bytes * nodes)
+        self.c = pool_new(self.size_classes, capacity, capacity if limit is None else limit, nodes,
                           budget, lock_statistics)
         self.c.compact_batch = compact_batch
         self.c.locking = LOCKINGS.index(locking)
@@ -150,13 +145,16 @@ class Pool:
         a32_fetch_add_rel(cython.address(self.users), -1)
 
     # -- objects -----------------------------------------------------------------------------------
-    def malloc(self, size):
+    def malloc(self, size, node=0):
         """Allocate an object; its content is undefined until it is written.
 
         Parameters
         ----------
         size : int
             Payload in bytes, 1..unit_bytes.
+        node : int, default 0
+            Where a new zspage is wanted, if it takes one: an object goes to the fullest zspage that
+            has room for it, on whatever node. When the range of `node` is used up, to another node.
 
         Returns
         -------
@@ -172,10 +170,11 @@ class Pool:
         """
         h: uint64_t
         n: uint32_t = self._size(size)
+        at: uint32_t = self._node(node)
         self._enter()
         try:
             with cython.nogil:
-                h = zs_malloc(self.c, n)
+                h = zs_malloc_node(self.c, n, at)
                 if h:
                     zs_publish(self.c, h)
         finally:
@@ -184,8 +183,8 @@ class Pool:
             raise self._full(n)
         return h
 
-    def store(self, data):
-        """Allocate an object that holds `data` (any contiguous buffer); the handle.
+    def store(self, data, node=0):
+        """Allocate an object that holds `data` (a contiguous buffer), on `node` as `malloc`; its handle.
 
         Raises
         ------
@@ -195,10 +194,11 @@ class Pool:
         h: uint64_t
         view: cython.const[cython.uchar][::1] = bytes_of(data)
         n: uint32_t = self._size(view.shape[0])
+        at: uint32_t = self._node(node)
         self._enter()
         try:
             with cython.nogil:
-                h = zs_malloc(self.c, n)
+                h = zs_malloc_node(self.c, n, at)
                 if h:
                     zs_write(self.c, h, cython.address(view[0]), n)
         finally:
@@ -328,6 +328,11 @@ class Pool:
             )
         return size
 
+    def _node(self, node):
+        if not isinstance(node, int) or not 0 <= node < self.nodes:
+            raise UsageError(f"node {node}: this pool has nodes 0 to {self.nodes - 1}")
+        return node
+
     def _full(self, size):
         return MemoryLimitError(
             f"pool {self.name!r} has no room for {size} bytes: {format_bytes(self.used_bytes)} of "
@@ -341,7 +346,7 @@ class Pool:
         Returns
         -------
         int
-            Units freed; 0 at once when another thread is compacting this pool.
+            Units freed; 0 at once when another thread compacts or migrates this pool.
         """
         freed: uint64_t
         self._enter()
@@ -359,6 +364,34 @@ class Pool:
             return zs_can_compact(self.c)
         finally:
             self._leave()
+
+    def migrate(self, node, from_node=None):
+        """Move zspages to a node, objects, handles and all; the kernel's page migration.
+
+        Parameters
+        ----------
+        node : int
+            Where they go.
+        from_node : int, optional
+            Only what lies there. Default: everything that is not on `node`.
+
+        Returns
+        -------
+        int
+            Units moved; 0 at once when another thread migrates or compacts this pool. A zspage with
+            an object that is being read stays, wholly or in part, and so does one for whose copy the
+            limit or the node has no room.
+        """
+        units: uint64_t
+        to: uint32_t = self._node(node)
+        origin: int32_t = -1 if from_node is None else self._node(from_node)
+        self._enter()
+        try:
+            with cython.nogil:
+                units = zs_migrate(self.c, to, origin)
+        finally:
+            self._leave()
+        return units
 
     def shrinker(self):
         """The pool's shrinker hook: a `Shrinker` that counts with `can_compact`, scans by `compact`."""
@@ -445,22 +478,11 @@ class Pool:
         CorruptPoolError
             A structure contradicts itself.
         """
-        if level not in ("cheap", "full"):
-            raise UsageError(f"level {level!r}: choose 'cheap' or 'full'")
-        found: Finding
-        nbytes: uint64_t = 0
-        full: cython.bint = level == "full"
         self._enter()
         try:
-            with cython.nogil:
-                pool_check(self.c, full, cython.address(found), cython.address(nbytes))
+            check_valid(self.c, self.name, level)
         finally:
             self._leave()
-        if found.what != cython.NULL:
-            raise CorruptPoolError(
-                f"pool {self.name!r}: {found.what.decode()} (class {found.klass}, "
-                f"zspage {found.zspage}, {found.object})"
-            )
 
     def close(self):
         """Free all memory. Waits for calls in other threads; closing twice is fine.

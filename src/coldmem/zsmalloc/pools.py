@@ -26,19 +26,20 @@ class Pools:
         How many, 1..256.
     limit : int or str, optional
         Most bytes of zspages in all of them together.
-    unit_bytes, chain, chain_rule, locking, magazines, lock_statistics, compact_batch
+    unit_bytes, chain, chain_rule, locking, magazines, lock_statistics, compact_batch, nodes
         As for `Pool`; the default locking is "pool", which is what the workaround was for.
     """
 
     def __init__(self, n=32, *, limit=None, unit_bytes=4096, chain=8, chain_rule="waste",
-                 locking="pool", magazines=False, lock_statistics=False, compact_batch=8):
+                 locking="pool", magazines=False, lock_statistics=False, compact_batch=8,
+                 nodes=1):
         made: Pool
         if not 1 <= n <= 256:
             raise UsageError(f"{n} pools: choose 1 to 256")
         if self.c != cython.NULL:
             raise UsageError("pools cannot be initialised twice")
         wanted = None if limit is None else parse_bytes(limit)
-        capacity = default_capacity(wanted, n)
+        capacity = default_capacity(wanted, n, nodes)
         budget_limit(cython.address(self.budget), capacity if wanted is None else wanted)
         self.c = cython.cast(cython.pointer(PoolP), calloc(n, cython.sizeof(PoolP)))
         if self.c == cython.NULL:
@@ -49,7 +50,7 @@ class Pools:
             made.owner = self
             made._open(parse_bytes(unit_bytes), chain, chain_rule, locking, magazines, wanted,
                        capacity, lock_statistics, compact_batch, f"pool{i}",
-                       cython.address(self.budget))
+                       nodes, cython.address(self.budget))
             pools.append(made)
             self.c[i] = made.c
         self.pools = tuple(pools)
@@ -77,6 +78,10 @@ class Pools:
     def compact(self):
         """Compact each pool; units freed."""
         return sum(pool.compact() for pool in self.pools)
+
+    def migrate(self, node, from_node=None):
+        """`Pool.migrate` of each; units moved."""
+        return sum(pool.migrate(node, from_node) for pool in self.pools)
 
     def check_valid(self, level="full"):
         """`Pool.check_valid` of each."""

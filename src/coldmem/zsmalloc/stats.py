@@ -67,6 +67,10 @@ class PoolStats:
         Handles, descriptors, classes and magazines, as far as they are in memory.
     pages_compacted, objects_moved : int
         Units freed and objects moved by compaction so far.
+    node_units : tuple of int
+        Units in use on each simulated node.
+    units_migrated, objects_migrated : int
+        Units of zspages that changed their node wholly, and objects that did, so far.
     """
 
     used_bytes: int
@@ -81,6 +85,9 @@ class PoolStats:
     metadata_bytes: int
     pages_compacted: int
     objects_moved: int
+    node_units: tuple[int, ...] = ()
+    units_migrated: int = 0
+    objects_migrated: int = 0
 
 
 @dataclass(frozen=True, slots=True)

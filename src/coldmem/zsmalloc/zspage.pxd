@@ -2,9 +2,9 @@
 #
 # Header of an object (8 bytes): handle index << 1 | 1 while allocated, next free object << 1 while
 # free. A huge zspage (one object that fills one unit) keeps its header in the descriptor.
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from coldmem.linux.atomic cimport clz64, ctz64
+from coldmem.linux.atomic cimport a32_store_rel, a64_store_rlx, clz64, ctz64
 from coldmem.zsmalloc.arena cimport Zspage
 from coldmem.zsmalloc.core cimport PoolC, SizeClass
 
@@ -50,6 +50,16 @@ cdef inline void list_del(PoolC *p, SizeClass *k, uint32_t z) noexcept nogil:
     if zp.next:
         p.arena.zspages[zp.next].prev = zp.prev
     k.count[zp.group] -= 1
+
+# A class gets a zspage, or gives it up. `owner` lets migration find the class of any zspage of the
+# arena; it is right for who holds the lock of that class.
+cdef inline void zspage_enter(SizeClass *k, Zspage *z) noexcept nogil:
+    a64_store_rlx(&k.zspages, k.zspages + 1)
+    a32_store_rel(&z.owner, <int32_t> k.index + 1)
+
+cdef inline void zspage_leave(SizeClass *k, Zspage *z) noexcept nogil:
+    a64_store_rlx(&k.zspages, k.zspages - 1)
+    a32_store_rel(&z.owner, 0)
 
 # Into the list that its use asks for; that group.
 cdef inline uint32_t refile(PoolC *p, SizeClass *k, uint32_t z) noexcept nogil:

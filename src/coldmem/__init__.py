@@ -1,4 +1,4 @@
-"""Compressed memory for Python: the kernel's zsmalloc and zswap, and a swap file, in user space."""
+"""Compressed memory for Python: arrays larger than RAM, and the engine under them."""
 
 from coldmem.codecs import Codec, PythonCodec, available_codecs, get_codec, register_codec
 from coldmem.errors import (
@@ -10,6 +10,7 @@ from coldmem.errors import (
     SwapFileError,
     UsageError,
 )
+from coldmem.memory.memory import Memory
 from coldmem.zsmalloc import Pool, Pools
 from coldmem.zswap import Group, SwapFile, Zswap
 
@@ -18,6 +19,7 @@ __all__ = [
     "ColdmemError",
     "CorruptDataError",
     "Group",
+    "Memory",
     "MemoryLimitError",
     "MissingLibraryError",
     "Pool",

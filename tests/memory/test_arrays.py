@@ -85,7 +85,7 @@ def test_ones_full_and_strings(make_memory: Make) -> None:
 
 
 def test_views_keep_the_memory_alive(make_memory: Make) -> None:
-    memory = make_memory("16M", "16M")
+    memory = make_memory("16M", "32M")
     a = memory.array(np.arange(3 * MIB, dtype=np.float64))
     view = a[1000::1000]
     del a

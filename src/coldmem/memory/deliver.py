@@ -31,7 +31,7 @@ from cython.cimports.coldmem.linux.userfaultfd import (
     uffd_read,
 )
 from cython.cimports.coldmem.memory.fault import fault_serve
-from cython.cimports.coldmem.memory.region import BELLS
+from cython.cimports.coldmem.memory.region import region_bytes
 from cython.cimports.coldmem.memory.state import (
     FAULT_CLOSED,
     FAULT_FOREIGN,
@@ -67,7 +67,7 @@ def memory_of(address):
         if m == cython.NULL:
             continue
         base = cython.cast(uint64_t, m.base)
-        if base <= address < base + (m.units_max << m.unit_shift) + BELLS * 4096:
+        if base <= address < base + region_bytes(m):
             return m
     return cython.NULL
 

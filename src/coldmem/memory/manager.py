@@ -18,6 +18,8 @@ from cython.cimports.coldmem.linux.atomic import (
     a64_fetch_add_rlx,
     a64_load_rlx,
 )
+from cython.cimports.coldmem.linux.userfaultfd import RIGHTS_FULL
+from cython.cimports.coldmem.memory.child import child_adopt, child_prepare, child_release
 from cython.cimports.coldmem.memory.deliver import deliver_add, deliver_remove, handler_loop
 from cython.cimports.coldmem.memory.fault import bring_in
 from cython.cimports.coldmem.memory.limit import footprint, metadata_bytes
@@ -40,8 +42,6 @@ from cython.cimports.coldmem.memory.state import (
     HINT_RANDOM,
     HINT_SEQUENTIAL,
     RECLAIMER_IDLE,
-    RIGHTS_FULL,
-    CountsP,
     MemoryP,
     unit_at,
 )
@@ -61,6 +61,7 @@ from coldmem.errors import (
     UsageError,
 )
 from coldmem.linux.userfaultfd import rights_here
+from coldmem.memory.fork import watch
 from coldmem.units import format_bytes
 
 MIB = 1 << 20
@@ -169,8 +170,8 @@ class Manager:
         self.threads = []
         self._thread("reclaimer", -1)
         if not sigbus:
-            for number, cpu in enumerate(sorted(os.sched_getaffinity(0))[:64]):
-                self._thread(f"faults-{number}", cpu)
+            self._start_handlers()
+        watch(self)
 
     def _thread(self, name, cpu):
         runner: _Runner = _Runner.__new__(_Runner)
@@ -188,19 +189,40 @@ class Manager:
         if not self.closed and not sys.is_finalizing():
             self._stop()
 
+    # -- fork, see child.py ------------------------------------------------------------------------
+    def _fork_prepare(self):
+        with cython.nogil:
+            child_prepare(self.c)
+
+    def _fork_release(self):
+        with cython.nogil:
+            child_release(self.c)
+
+    def _fork_adopt(self):
+        """In the child: 0 or -errno."""
+        error: cython.int
+        with cython.nogil:
+            error = child_adopt(self.c)
+            child_release(self.c)
+        self.threads = []
+        if error == 0 and not self.c.sigbus:
+            self._start_handlers()
+        return error
+
+    def _start_handlers(self):
+        for number, cpu in enumerate(sorted(os.sched_getaffinity(0))[:64]):
+            self._thread(f"faults-{number}", cpu)
+
     def _stop(self):
         """Stop the threads, give everything back. No array is left."""
         m: MemoryP = self.c
         i: uint32_t
         n: uint32_t
-        sum_: cython.int = 0
-        bell: cython.pointer(cython.uchar)
-        n = len(self.threads) - 1
+        n = sum(thread.name != "coldmem-reclaimer" for thread in self.threads)
         with cython.nogil:
             reclaimer_stop(m)
             for i in range(n):
-                bell = region_bell(m, i)
-                sum_ += cython.cast(cython.pointer(cython.uchar), bell)[0]
+                a64_load_rlx(cython.cast(cython.pointer(uint64_t), region_bell(m, i)))
         for thread in self.threads:
             if thread.ident != threading.get_ident():
                 thread.join()
@@ -412,12 +434,13 @@ class Manager:
         m: MemoryP = self.c
         inner = self.zswap.stats()
         counts = [0] * len(COUNTS)
-        c: CountsP
+        c: cython.pointer(uint64_t)
         i: uint32_t
+        j: uint32_t
         for i in range(CONTEXTS_MAX):
-            c = cython.address(m.places[i].counts)
-            for j in range(len(COUNTS)):
-                counts[j] += a64_load_rlx(cython.cast(cython.pointer(uint64_t), c) + j)
+            c = cython.cast(cython.pointer(uint64_t), cython.address(m.places[i].counts))
+            for j in range(15):
+                counts[j] += a64_load_rlx(c + j)
         stored = inner["stored_bytes"] + inner["disk_bytes"]
         units = inner["units"]
         return {
@@ -443,12 +466,10 @@ class Manager:
 def _bounds(array):
     """Lowest address of an array's bytes and the one after the highest."""
     interface = getattr(array, "__array_interface__", None)
-    if interface is not None:
+    if interface is not None and hasattr(array, "itemsize"):
         low = high = interface["data"][0]
         shape, strides = interface["shape"], interface.get("strides")
-        size = int(interface["typestr"][2:])
-        if interface["typestr"][1] == "U":
-            size *= 4
+        size = array.itemsize
         if 0 in shape:
             return low, low
         if strides is None:

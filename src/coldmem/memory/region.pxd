@@ -10,6 +10,9 @@ cdef int region_open(MemoryC *m, uint64_t capacity_bytes, bint sigbus) noexcept 
 cdef enum:
     BELLS = 64
 
+cdef inline uint64_t region_bytes(MemoryC *m) noexcept nogil:
+    return (m.units_max << m.unit_shift) + BELLS * 4096
+
 cdef inline uint8_t *region_bell(MemoryC *m, uint32_t i) noexcept nogil:
     return m.base + (m.units_max << m.unit_shift) + <uint64_t> i * 4096
 

@@ -47,6 +47,7 @@ from cython.cimports.coldmem.memory.state import (
     RESIDENT,
     RUN_BYTES,
     STORED,
+    Place,
     PlaceP,
     slot_of,
     unit_at,
@@ -66,15 +67,6 @@ from cython.cimports.posix.stdlib import posix_memalign
 from cython.cimports.posix.unistd import close
 
 CHUNK = cython.declare(uint64_t, 256)
-BELL_BYTES = cython.declare(uint64_t, 4096)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.inline
-@cython.exceptval(check=False)
-def region_bytes(m: MemoryP) -> uint64_t:
-    return (m.units_max << m.unit_shift) + BELLS * BELL_BYTES
 
 
 def region_open(m, capacity_bytes, sigbus):

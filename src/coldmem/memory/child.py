@@ -1,0 +1,83 @@
+"""fork: a child keeps its arrays.
+
+The kernel does not pass a userfaultfd's registration on: without help, what is not in RAM would read as
+zeros in the child. So nobody is inside when the process forks, and the child opens a userfaultfd of its
+own for its copy of everything (arrays, pool, tables: copy on write). Write protection is lost with
+the registration, so the child gives up the copies of clean units, which it could not tell from
+changed ones.
+
+The child has no background reclaimer. It reads the parent's swap file and writes nothing to it.
+Guarantees: an access in the child gives right data, or ends it with a sentence: where the system
+refuses the child a userfaultfd, the whole range is closed to access, and data in the swap file that
+the parent has replaced meanwhile fails its checksum. Never zeros.
+Locks: `Zswap.admin` and all contexts, from before the fork until after it.
+"""
+
+import cython
+from cython.cimports.coldmem.linux.atomic import (
+    a64_fetch_add_rlx,
+    a64_load_rlx,
+    a64_store_rel,
+)
+from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
+from cython.cimports.coldmem.linux.userfaultfd import uffd_open, uffd_register
+from cython.cimports.coldmem.memory.region import region_bytes
+from cython.cimports.coldmem.memory.state import (
+    CLEAN,
+    RECLAIMER_NONE,
+    RESIDENT,
+    slot_of,
+    word_state,
+    word_with,
+)
+from cython.cimports.coldmem.zswap.context import context_get, context_put, contexts_resume, contexts_stop
+from cython.cimports.coldmem.zswap.load import zswap_invalidate
+from cython.cimports.coldmem.zswap.state import WorkContextP
+from cython.cimports.libc.stdint import uint64_t
+from cython.cimports.posix.mman import PROT_NONE, mprotect
+from cython.cimports.posix.unistd import close
+
+
+def child_prepare(m):
+    mutex_lock(cython.address(m.z.admin))
+    contexts_stop(m.z)
+
+
+def child_release(m):
+    contexts_resume(m.z)
+    mutex_unlock(cython.address(m.z.admin))
+
+
+def child_adopt(m):
+    u: uint64_t
+    x: uint64_t
+    w: WorkContextP
+    error: cython.int
+    clean: uint64_t = 0
+    end: uint64_t = a64_load_rlx(cython.address(m.span.end))
+    m.reclaimer = RECLAIMER_NONE
+    m.reclaimer_runs = 0
+    if m.fd >= 0:
+        close(m.fd)
+    error = uffd_open(m.sigbus, cython.address(m.rights))
+    if error >= 0:
+        m.fd = error
+        error = uffd_register(m.fd, m.base, region_bytes(m))
+    else:
+        m.fd = -1
+    if error != 0:
+        mprotect(m.base, region_bytes(m), PROT_NONE)
+        return error
+    contexts_resume(m.z)
+    w = context_get(m.z)
+    for u in range(end):
+        x = a64_load_rlx(cython.address(m.words[u]))
+        if word_state(x) == CLEAN:
+            zswap_invalidate(m.z, slot_of(m, u), w)
+            clean += 1
+        if word_state(x) == CLEAN or word_state(x) == RESIDENT:
+            a64_store_rel(cython.address(m.words[u]), word_with(x, RESIDENT))
+    a64_fetch_add_rlx(cython.address(m.clean_units), -clean)
+    context_put(m.z, w)
+    contexts_stop(m.z)
+    return 0

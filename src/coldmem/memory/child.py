@@ -23,6 +23,7 @@ from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
 from cython.cimports.coldmem.linux.userfaultfd import uffd_open, uffd_register
 from cython.cimports.coldmem.memory.region import region_bytes
 from cython.cimports.coldmem.memory.state import (
+    AHEAD_NONE,
     CLEAN,
     RECLAIMER_NONE,
     RESIDENT,
@@ -57,6 +58,8 @@ def child_adopt(m):
     end: uint64_t = a64_load_rlx(cython.address(m.span.end))
     m.reclaimer = RECLAIMER_NONE
     m.reclaimer_runs = 0
+    m.ahead_state = AHEAD_NONE
+    m.ahead_runs = 0
     if m.fd >= 0:
         close(m.fd)
     error = uffd_open(m.sigbus, cython.address(m.rights))

@@ -19,6 +19,7 @@ from cython.cimports.coldmem.linux.atomic import (
     a64_load_rlx,
 )
 from cython.cimports.coldmem.linux.userfaultfd import RIGHTS_FULL
+from cython.cimports.coldmem.memory.ahead import ahead_loop, ahead_stop
 from cython.cimports.coldmem.memory.child import child_adopt, child_prepare, child_release
 from cython.cimports.coldmem.memory.deliver import deliver_add, deliver_remove, handler_loop
 from cython.cimports.coldmem.memory.fault import bring_in
@@ -38,6 +39,7 @@ from cython.cimports.coldmem.memory.region import (
 )
 from cython.cimports.coldmem.memory.state import (
     FAULT_OK,
+    AHEAD_AWAKE,
     HINT_NORMAL,
     HINT_RANDOM,
     HINT_SEQUENTIAL,
@@ -65,6 +67,8 @@ from coldmem.memory.fork import watch
 from coldmem.units import format_bytes
 
 MIB = 1 << 20
+RECLAIM = -1  # in place of a CPU: what the thread is for
+READ_AHEAD = -2
 LEAST = 8 * MIB
 COUNTS = ("faults", "fills", "loads", "readahead", "write_faults", "spurious", "compressed", "reused",
           "dropped", "refused", "direct", "background", "overshoots", "waits", "failed")
@@ -168,7 +172,11 @@ class Manager:
         m.reclaimer = RECLAIMER_IDLE
         m.reclaimer_runs = 1
         self.threads = []
-        self._thread("reclaimer", -1)
+        self._thread("reclaimer", RECLAIM)
+        if len(os.sched_getaffinity(0)) > 1:
+            m.ahead_state = AHEAD_AWAKE
+            m.ahead_runs = 1
+            self._thread("readahead", READ_AHEAD)
         if not sigbus:
             self._start_handlers()
         watch(self)
@@ -218,9 +226,10 @@ class Manager:
         m: MemoryP = self.c
         i: uint32_t
         n: uint32_t
-        n = sum(thread.name != "coldmem-reclaimer" for thread in self.threads)
+        n = sum(thread.name.startswith("coldmem-faults") for thread in self.threads)
         with cython.nogil:
             reclaimer_stop(m)
+            ahead_stop(m)
             for i in range(n):
                 a64_load_rlx(cython.cast(cython.pointer(uint64_t), region_bell(m, i)))
         for thread in self.threads:
@@ -359,7 +368,7 @@ class Manager:
         with cython.nogil:
             w = context_get(self.c.z)
             if w != cython.NULL:
-                got = bring_in(self.c, first, n, w)
+                got = bring_in(self.c, first, n, 1, w)
                 context_put(self.c.z, w)
         return got << self.c.unit_shift
 
@@ -549,6 +558,9 @@ class _Runner:
             os.sched_setaffinity(threading.get_native_id(), {self.cpu})
             with cython.nogil:
                 handler_loop(self.c)
+        elif self.cpu == READ_AHEAD:
+            with cython.nogil:
+                ahead_loop(self.c)
         else:
             with cython.nogil:
                 reclaimer_loop(self.c)

@@ -20,6 +20,7 @@ from cython.cimports.coldmem.linux.atomic import (
     a64_store_rel,
 )
 from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
+from cython.cimports.coldmem.linux.memory import memory_forbid
 from cython.cimports.coldmem.linux.userfaultfd import uffd_open, uffd_register
 from cython.cimports.coldmem.memory.region import region_bytes
 from cython.cimports.coldmem.memory.state import (
@@ -31,11 +32,15 @@ from cython.cimports.coldmem.memory.state import (
     word_state,
     word_with,
 )
-from cython.cimports.coldmem.zswap.context import context_get, context_put, contexts_resume, contexts_stop
+from cython.cimports.coldmem.zswap.context import (
+    context_get,
+    context_put,
+    contexts_resume,
+    contexts_stop,
+)
 from cython.cimports.coldmem.zswap.load import zswap_invalidate
 from cython.cimports.coldmem.zswap.state import WorkContextP
 from cython.cimports.libc.stdint import uint64_t
-from cython.cimports.posix.mman import PROT_NONE, mprotect
 from cython.cimports.posix.unistd import close
 
 
@@ -69,7 +74,7 @@ def child_adopt(m):
     else:
         m.fd = -1
     if error != 0:
-        mprotect(m.base, region_bytes(m), PROT_NONE)
+        memory_forbid(m.base, region_bytes(m))
         return error
     contexts_resume(m.z)
     w = context_get(m.z)

@@ -43,12 +43,11 @@ from cython.cimports.coldmem.memory.state import (
     HINT_SEQUENTIAL,
     LOCK,
     NONE,
-    MemoryP,
-    PROTECTED,
     RESIDENT,
     RUN_BYTES,
     STORED,
     STREAMS,
+    MemoryP,
     PlaceP,
     slot_of,
     unit_at,
@@ -62,7 +61,7 @@ from cython.cimports.coldmem.memory.unit import unit_lock, unit_trylock, unit_un
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.load import zswap_invalidate, zswap_load
 from cython.cimports.coldmem.zswap.state import WorkContextP
-from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import malloc
 
 RUN_UNITS = cython.declare(uint32_t, 64)  # most of one run; words of them are on the stack

@@ -12,14 +12,10 @@ import sys
 import threading
 
 import cython
-from cython.cimports.coldmem.linux.atomic import (
-    a32_load_acq,
-    a32_store_rel,
-    a64_fetch_add_rlx,
-    a64_load_rlx,
-)
+from cython.cimports.coldmem.linux.atomic import a64_load_rlx
 from cython.cimports.coldmem.linux.userfaultfd import RIGHTS_FULL
 from cython.cimports.coldmem.memory.ahead import ahead_loop, ahead_stop
+from cython.cimports.coldmem.memory.bounds import array_bounds
 from cython.cimports.coldmem.memory.child import child_adopt, child_prepare, child_release
 from cython.cimports.coldmem.memory.deliver import deliver_add, deliver_remove, handler_loop
 from cython.cimports.coldmem.memory.fault import bring_in
@@ -33,25 +29,23 @@ from cython.cimports.coldmem.memory.region import (
     region_hint,
     region_open,
     region_pin,
-    region_size,
     region_unpin,
     region_zero,
 )
 from cython.cimports.coldmem.memory.state import (
-    FAULT_OK,
     AHEAD_AWAKE,
+    FAULT_OK,
     HINT_NORMAL,
     HINT_RANDOM,
     HINT_SEQUENTIAL,
     RECLAIMER_IDLE,
     MemoryP,
-    unit_at,
 )
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.state import CONTEXTS_MAX, WorkContextP
 from cython.cimports.coldmem.zswap.zswap import Zswap
 from cython.cimports.cpython.buffer import PyBuffer_FillInfo
-from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc
 from cython.cimports.libc.string import memset
 
@@ -62,8 +56,8 @@ from coldmem.errors import (
     MemoryLimitError,
     UsageError,
 )
-from coldmem.linux.userfaultfd import rights_here
 from coldmem.memory.fork import watch
+from coldmem.memory.rights import choose_delivery
 from coldmem.units import format_bytes
 
 MIB = 1 << 20
@@ -80,26 +74,6 @@ def manager_alloc(m, promise, nbytes):
     if a64_load_rlx(cython.address(m.array_bytes)) + nbytes > promise:
         return cython.NULL
     return region_alloc(m, nbytes)
-
-
-def choose_delivery(wanted: str) -> str:
-    """"handler" or "sigbus": what `wanted` ("auto", too) comes to with the rights that we have."""
-    if wanted not in ("auto", "handler", "sigbus"):
-        raise UsageError(f"delivery={wanted!r}: choose 'auto', 'handler' or 'sigbus'")
-    rights = rights_here()
-    if rights == "none":
-        raise EnvironmentFailure(
-            "this system does not let the process serve its own page faults (userfaultfd): "
-            "run `coldmem doctor` to see what is missing and how to permit it"
-        )
-    if wanted == "handler" and rights != "full":
-        raise EnvironmentFailure(
-            "delivery='handler' needs the right to serve faults of system calls: make "
-            "/dev/userfaultfd readable, or use delivery='sigbus'; `coldmem doctor` says more"
-        )
-    if wanted == "auto":
-        return "handler" if rights == "full" else "sigbus"
-    return wanted
 
 
 class Manager:
@@ -149,7 +123,10 @@ class Manager:
         m.low_bytes = m.hard_bytes - min(max(memory_max // 64, MIB), 4 * MIB)
         m.high_bytes = m.hard_bytes - 2 * min(max(memory_max // 64, MIB), 4 * MIB)
         m.keep_bytes = memory_max // 2
-        self.promise = (1 << 62) if overcommit else memory_max - floor // 2 - reserve + swap_max
+        # Incompressible units fill the pool and the swap file; a thirty-second goes into tables.
+        self.promise = (1 << 62) if overcommit else (
+            pool_max - reserve + swap_max - (memory_max + swap_max) // 32
+        )
         capacity = min(max(16 * (memory_max + swap_max), 64 << 30), 8 << 40)
         sigbus = self.delivery == "sigbus"
         with cython.nogil:
@@ -273,7 +250,7 @@ class Manager:
         size: uint64_t
         base: uint64_t = cython.cast(uint64_t, self.c.base)
         self._open_check()
-        low, high = _bounds(array)
+        low, high = array_bounds(array)
         start = low
         size = high - low
         if start < base or start + size > base + (self.c.units_max << self.c.unit_shift):
@@ -359,7 +336,10 @@ class Manager:
         return left << self.c.unit_shift
 
     def prefetch(self, array):
-        """Bring an array into RAM as far as there is room without taking others out; bytes brought in."""
+        """Bring an array into RAM as far as there is room without taking others out.
+
+        Bytes brought in.
+        """
         first: uint64_t = 0
         n: uint64_t = 0
         got: uint64_t = 0
@@ -396,7 +376,7 @@ class Manager:
             raise UsageError(
                 f"madvise(..., {advice!r}): choose 'normal', 'sequential', 'random' or 'dontneed'"
             )
-        low, high = _bounds(array)
+        low, high = array_bounds(array)
         base = cython.cast(uint64_t, self.c.base)
         unit = self.c.unit_bytes
         begin = (low - base + unit - 1) // unit
@@ -472,37 +452,9 @@ class Manager:
         }
 
 
-def _bounds(array):
-    """Lowest address of an array's bytes and the one after the highest."""
-    interface = getattr(array, "__array_interface__", None)
-    if interface is not None and hasattr(array, "itemsize"):
-        low = high = interface["data"][0]
-        shape, strides = interface["shape"], interface.get("strides")
-        size = array.itemsize
-        if 0 in shape:
-            return low, low
-        if strides is None:
-            count = 1
-            for length in shape:
-                count *= length
-            return low, low + count * size
-        for length, stride in zip(shape, strides, strict=True):
-            if stride > 0:
-                high += (length - 1) * stride
-            else:
-                low += (length - 1) * stride
-        return low, high + size
-    view: cython.const[cython.uchar][::1]
-    try:
-        view = memoryview(array).cast("B")
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{type(array).__name__} does not say where its bytes are: {error}") from None
-    if view.shape[0] == 0:
-        return 0, 0
-    start = cython.cast(uint64_t, cython.address(view[0]))
-    return start, start + view.shape[0]
-
-
+# no_gc_clear: __dealloc__ uses the manager, which a collected cycle must not drop first.
+@cython.no_gc_clear
+@cython.cclass
 class Extent:
     """Memory of an array, with the buffer protocol (writable bytes)."""
 

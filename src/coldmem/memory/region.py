@@ -13,7 +13,6 @@ import cython
 from cython.cimports.coldmem.linux.atomic import (
     a64_fetch_add_rlx,
     a64_load_acq,
-    a64_load_rlx,
     a64_store_rel,
     a64_store_rlx,
     clz64,
@@ -27,7 +26,7 @@ from cython.cimports.coldmem.linux.lock import (
     rw_write_lock,
     rw_write_unlock,
 )
-from cython.cimports.coldmem.linux.memory import memory_release, memory_reserve
+from cython.cimports.coldmem.linux.memory import memory_forget, memory_release, memory_reserve
 from cython.cimports.coldmem.linux.userfaultfd import (
     uffd_open,
     uffd_protect,
@@ -43,10 +42,10 @@ from cython.cimports.coldmem.memory.state import (
     HINT_MASK,
     HINT_SHIFT,
     NONE,
-    MemoryP,
     RESIDENT,
     RUN_BYTES,
     STORED,
+    MemoryP,
     Place,
     PlaceP,
     slot_of,
@@ -62,7 +61,6 @@ from cython.cimports.libc.errno import ENOMEM
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import free
 from cython.cimports.libc.string import memset
-from cython.cimports.posix.mman import MADV_DONTNEED, madvise
 from cython.cimports.posix.stdlib import posix_memalign
 from cython.cimports.posix.unistd import close
 
@@ -204,7 +202,7 @@ def _empty(m: MemoryP, first: uint64_t, n: uint64_t, state: uint64_t, w: WorkCon
             if word_state(x) == CLEAN or word_state(x) == STORED:
                 zswap_invalidate(m.z, slot_of(m, i), w)
         if there:
-            madvise(unit_at(m, u), (stop - u) << m.unit_shift, MADV_DONTNEED)
+            memory_forget(unit_at(m, u), (stop - u) << m.unit_shift)
         for i in range(u, stop):
             x = words[i - u]
             if state == FREE:

@@ -15,8 +15,8 @@ Locks: see state.pxd.
 import cython
 from cython.cimports.coldmem.linux.atomic import (
     a32_cas,
-    a32_load,
     a32_fetch_add_rel,
+    a32_load,
     a32_load_rlx,
     a64_fetch_add_rlx,
     a64_load_acq,

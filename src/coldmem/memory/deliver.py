@@ -18,7 +18,9 @@ import cython
 from cython.cimports.coldmem.linux.atomic import (
     a32_load_acq,
     a64_load_acq,
+    a64_load_rlx,
     a64_store_rel,
+    a64_store_rlx,
     fault_was_write,
     keep_errno,
 )
@@ -53,6 +55,8 @@ from cython.cimports.posix.signal import (
 from cython.cimports.posix.unistd import write
 
 text = cython.typedef(cython.pointer(cython.const[cython.char]))
+_low = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)  # all memories that ever were lie between these
+_high = cython.declare(uint64_t, 0)
 _memories = cython.declare(uint64_t[64])
 _table = cython.declare(Mutex)
 _before = cython.declare(sigaction_t)  # what was there before us
@@ -62,6 +66,8 @@ def memory_of(address):
     i: uint32_t
     m: MemoryP
     base: uint64_t
+    if address < a64_load_rlx(cython.address(_low)) or address >= a64_load_rlx(cython.address(_high)):
+        return cython.NULL
     for i in range(MEMORIES_MAX):
         m = cython.cast(MemoryP, a64_load_acq(cython.address(_memories[i])))
         if m == cython.NULL:
@@ -128,7 +134,10 @@ def _on_sigbus(
 def deliver_add(m):
     i: uint32_t
     done: cython.int = -1
+    base: uint64_t = cython.cast(uint64_t, m.base)
     mutex_lock(cython.address(_table))
+    a64_store_rlx(cython.address(_low), min(_low, base))
+    a64_store_rlx(cython.address(_high), max(_high, base + region_bytes(m)))
     for i in range(MEMORIES_MAX):
         if _memories[i] == 0:
             a64_store_rel(cython.address(_memories[i]), cython.cast(uint64_t, m))

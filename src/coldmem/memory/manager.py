@@ -42,6 +42,7 @@ from cython.cimports.coldmem.memory.state import (
     RECLAIMER_IDLE,
     MemoryP,
 )
+from cython.cimports.coldmem.memory.syscalls import syscalls_watch
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.state import CONTEXTS_MAX, WorkContextP
 from cython.cimports.coldmem.zswap.zswap import Zswap
@@ -74,6 +75,8 @@ HINTS = {"normal": HINT_NORMAL, "sequential": HINT_SEQUENTIAL, "random": HINT_RA
 def manager_alloc(m, promise, nbytes):
     if a64_load_rlx(cython.address(m.array_bytes)) + nbytes > promise:
         return cython.NULL
+    if m.sigbus:
+        syscalls_watch()
     return region_alloc(m, nbytes)
 
 

@@ -6,6 +6,7 @@ concurrent.futures, joblib); `subprocess` and "spawn" start a new program and ne
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import weakref
@@ -18,6 +19,12 @@ _held: list[Any] = []
 def watch(manager: Any) -> None:
     """From now on a fork takes this one along."""
     _open.add(manager)
+
+
+def _at_exit() -> None:
+    """Arrays, threads and handlers work until the process is gone: nothing is torn down under them."""
+    for manager in list(_open):
+        manager._keep()
 
 
 def _before() -> None:
@@ -46,3 +53,4 @@ def _after_in_child() -> None:
 os.register_at_fork(
     before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child
 )
+atexit.register(_at_exit)

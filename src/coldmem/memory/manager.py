@@ -12,7 +12,7 @@ import sys
 import threading
 
 import cython
-from cython.cimports.coldmem.linux.atomic import a64_load_rlx
+from cython.cimports.coldmem.linux.atomic import a32_store_rel, a64_load_rlx
 from cython.cimports.coldmem.linux.userfaultfd import RIGHTS_FULL
 from cython.cimports.coldmem.memory.ahead import ahead_loop, ahead_stop
 from cython.cimports.coldmem.memory.bounds import array_bounds
@@ -45,6 +45,7 @@ from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.state import CONTEXTS_MAX, WorkContextP
 from cython.cimports.coldmem.zswap.zswap import Zswap
 from cython.cimports.cpython.buffer import PyBuffer_FillInfo
+from cython.cimports.cpython.ref import Py_INCREF
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc
 from cython.cimports.libc.string import memset
@@ -198,6 +199,10 @@ class Manager:
         for number, cpu in enumerate(sorted(os.sched_getaffinity(0))[:64]):
             self._thread(f"faults-{number}", cpu)
 
+    def _keep(self):
+        """At interpreter exit: never destroyed."""
+        Py_INCREF(self)
+
     def _stop(self):
         """Stop the threads, give everything back. No array is left."""
         m: MemoryP = self.c
@@ -205,6 +210,7 @@ class Manager:
         n: uint32_t
         n = sum(thread.name.startswith("coldmem-faults") for thread in self.threads)
         with cython.nogil:
+            a32_store_rel(cython.address(m.stop), 1)  # in a forked child there is no reclaimer to do it
             reclaimer_stop(m)
             ahead_stop(m)
             for i in range(n):
@@ -251,6 +257,9 @@ class Manager:
         base: uint64_t = cython.cast(uint64_t, self.c.base)
         self._open_check()
         low, high = array_bounds(array)
+        if low == high:  # nothing of it is anywhere
+            first[0] = n[0] = 0
+            return 0
         start = low
         size = high - low
         if start < base or start + size > base + (self.c.units_max << self.c.unit_shift):
@@ -316,7 +325,7 @@ class Manager:
             self._units(array, cython.address(first), cython.address(n))
         except UsageError:
             return False
-        return True
+        return n > 0
 
     def evict(self, array):
         """Compress what is in RAM of an array now; bytes that left.
@@ -475,6 +484,8 @@ class Extent:
         return cython.cast(uint64_t, self.start)
 
 
+@cython.no_gc_clear
+@cython.cclass
 class Pin:
     """What `Memory.pinned` gives: a context manager, whose value is the array."""
 
@@ -496,6 +507,11 @@ class Pin:
             raise CorruptDataError("data of this array cannot be read back from the swap file")
         self.held = True
         return self.array
+
+    def __dealloc__(self):
+        if self.held and not self.manager.closed:
+            with cython.nogil:
+                region_unpin(self.manager.c, self.first, self.n)
 
     def __exit__(self, *exc):
         if self.held:

@@ -18,7 +18,6 @@ from cython.cimports.coldmem.linux.pagemap import (
     pagemap_open,
     pagemap_read,
 )
-from cython.cimports.coldmem.memory.child import child_prepare, child_release
 from cython.cimports.coldmem.memory.manager import Manager
 from cython.cimports.coldmem.memory.state import (
     CLEAN,
@@ -33,6 +32,7 @@ from cython.cimports.coldmem.memory.state import (
     word_pins,
     word_state,
 )
+from cython.cimports.coldmem.zswap.context import contexts_resume, contexts_stop
 from cython.cimports.coldmem.zswap.load import zswap_contains
 from cython.cimports.libc.stdint import uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
@@ -250,9 +250,11 @@ def check_memory(manager, level="cheap"):
     if owner.closed:
         raise ClosedError("this Memory is closed")
     with cython.nogil:
-        child_prepare(m)
+        mutex_lock(cython.address(m.z.admin))
+        contexts_stop(m.z)
         memory_check(m, full, cython.address(found))
-        child_release(m)
+        contexts_resume(m.z)
+        mutex_unlock(cython.address(m.z.admin))
     if found.what != cython.NULL:
         raise CorruptPoolError(
             f"memory: {found.what.decode()} (unit {found.unit}, word {found.word:#x}, "

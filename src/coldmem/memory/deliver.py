@@ -158,6 +158,18 @@ def install():
     sigaction(SIGBUS, cython.address(mine), cython.NULL)
 
 
+def deliver_lock():
+    mutex_lock(cython.address(_table))
+
+
+def deliver_unlock():
+    mutex_unlock(cython.address(_table))
+
+
+def deliver_memory(i):
+    return cython.cast(MemoryP, _memories[i])
+
+
 def deliver_remove(m):
     i: uint32_t
     mutex_lock(cython.address(_table))

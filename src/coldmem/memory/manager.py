@@ -47,6 +47,7 @@ from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.state import CONTEXTS_MAX, WorkContextP
 from cython.cimports.coldmem.zswap.zswap import Zswap
 from cython.cimports.cpython.buffer import PyBuffer_FillInfo
+from cython.cimports.cpython.ref import Py_INCREF
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc
 from cython.cimports.libc.string import memset
@@ -193,6 +194,10 @@ class Manager:
     def _start_handlers(self):
         for number, cpu in enumerate(sorted(os.sched_getaffinity(0))[:64]):
             self._thread(f"faults-{number}", cpu)
+
+    def _keep(self):
+        """At interpreter exit: never destroyed."""
+        Py_INCREF(self)
 
     def _stop(self):
         """Stop the threads, give everything back. No array is left."""
@@ -481,6 +486,8 @@ class Extent:
         return cython.cast(uint64_t, self.start)
 
 
+@cython.no_gc_clear
+@cython.cclass
 class Pin:
     """What `Memory.pinned` gives: a context manager, whose value is the array."""
 

@@ -44,7 +44,10 @@ def _ours(h: HookP, p: cython.p_void) -> cython.bint:
 @cython.nogil
 @cython.exceptval(check=False)
 def _take(h: HookP, size: uint64_t) -> cython.p_void:
-    p: cython.p_void = manager_alloc(h.m, h.promise, size)
+    p: cython.p_void
+    if h.m.units_max == 0:
+        return malloc(size)  # closed, and a thread that was started before still uses the hook
+    p = manager_alloc(h.m, h.promise, size)
     if p == cython.NULL:
         a64_fetch_add_rlx(cython.address(h.refused), 1)
     return p
@@ -68,6 +71,8 @@ def _calloc(ctx: cython.p_void, count: cython.size_t, size: cython.size_t) -> cy
     if size and count > cython.cast(cython.size_t, -1) // size:
         return cython.NULL
     if count * size < h.threshold_bytes:
+        return calloc(count, size)
+    if h.m.units_max == 0:
         return calloc(count, size)
     return _take(h, count * size)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +12,12 @@ import coldmem
 
 
 def test_importing_brings_nothing_along() -> None:
-    code = "import sys, coldmem; print(*(m for m in sys.modules if m.split('.')[0] in ('numpy', 'coldmem')))"
+    code = (
+        "import sys, coldmem\n"
+        "print(*(m for m in sys.modules if m.split('.')[0] in ('numpy', 'coldmem')))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          env={"PYTHONPATH": str(importlib.import_module("coldmem").__path__[0]) + "/.."})
+                          env={"PYTHONPATH": str(Path(coldmem.__file__).parents[1])})
     assert done.stdout.split() == ["coldmem"]
 
 

@@ -89,6 +89,7 @@ def _reader(target: str, names: dict[str, Any]) -> Callable[[], CodeType]:
         compiled = SourcelessFileLoader("__main__", path)
         names["__loader__"] = compiled
         code = compiled.get_code("__main__")
+        assert code is not None  # it has read the file
         return lambda: code
     names["__loader__"] = SourceFileLoader("__main__", path)
     with io.open_code(path) as file:

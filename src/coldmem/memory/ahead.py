@@ -25,7 +25,7 @@ from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.state import WorkContextP
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
-STEP_BYTES = cython.declare(uint64_t, 1 << 17)
+STEP_BYTES = cython.declare(uint64_t, 1 << 16)  # held for as long as that takes to decompress
 LOOKS = cython.declare(uint32_t, 200)  # naps without a question before it sleeps for good
 NAP_NS = cython.declare(cython.longlong, 50_000)
 

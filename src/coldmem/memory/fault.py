@@ -64,6 +64,7 @@ from cython.cimports.coldmem.zswap.state import WorkContextP
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import malloc
 
+HELP_UNITS = cython.declare(uint64_t, 16)  # two steps of the readahead thread at 4K
 RUN_UNITS = cython.declare(uint32_t, 64)  # most of one run; words of them are on the stack
 PREDICTOR_HIGH = cython.declare(int32_t, 16)
 KEEP_EVERY = cython.declare(uint64_t, 32)  # loads of which one keeps its copy, where writes follow
@@ -266,6 +267,7 @@ def fault_unit(m, unit, write, w):
     n: uint32_t
     run: uint32_t
     chance: uint64_t
+    helped: cython.bint = a32_load_rlx(cython.address(m.ahead_state)) != AHEAD_AWAKE
     words: uint64_t[64]
     if p == cython.NULL:
         return FAULT_KERNEL
@@ -279,6 +281,11 @@ def fault_unit(m, unit, write, w):
         state = word_state(x)
         if state == FREE:
             return FAULT_FOREIGN
+        if x & LOCK and state == STORED and not helped:
+            # Likely the readahead thread has it in hand. Take on what it would come to later.
+            helped = True
+            bring_in(m, unit + HELP_UNITS, HELP_UNITS, 0, w)
+            continue
         if x & LOCK or state == RESIDENT or state == CLEAN:
             x = unit_lock(m, unit, cython.address(p.counts))
             if word_state(x) == RESIDENT or word_state(x) == CLEAN:
@@ -333,6 +340,7 @@ def bring_in(m, first, n, chance, w):
     run: uint32_t
     got: uint32_t
     total: uint64_t = 0
+    last: uint64_t = a64_load_rlx(cython.address(m.span.end))
     most: uint64_t = min(cython.cast(uint64_t, RUN_BYTES) >> m.unit_shift, RUN_UNITS)
     words: uint64_t[64]
     if p == cython.NULL:
@@ -341,9 +349,10 @@ def bring_in(m, first, n, chance, w):
         p.run = cython.cast(cython.p_uchar, malloc(RUN_BYTES))
         if p.run == cython.NULL:
             return 0
+    end = min(end, last)
     while u < end:
         x = a64_load_acq(cython.address(m.words[u]))
-        if word_state(x) != STORED:
+        if word_state(x) != STORED or x & LOCK:
             u += 1
             continue
         run = cython.cast(uint32_t, min(most, end - u))

@@ -120,8 +120,8 @@ class Manager:
         m.limit_bytes = memory_max
         reserve = min(max(memory_max // 64, MIB), 8 * MIB)
         m.hard_bytes = memory_max - reserve
-        m.low_bytes = m.hard_bytes - min(max(memory_max // 64, MIB), 4 * MIB)
-        m.high_bytes = m.hard_bytes - 2 * min(max(memory_max // 64, MIB), 4 * MIB)
+        m.low_bytes = m.hard_bytes - min(max(memory_max // 32, MIB), 4 * MIB)
+        m.high_bytes = m.hard_bytes - 2 * min(max(memory_max // 32, MIB), 4 * MIB)
         m.keep_bytes = memory_max // 2
         # Incompressible units fill the pool and the swap file; a thirty-second goes into tables.
         self.promise = (1 << 62) if overcommit else (

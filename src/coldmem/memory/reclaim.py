@@ -74,7 +74,7 @@ from cython.cimports.libc.stdlib import malloc
 ROUNDS = cython.declare(uint64_t, 4)  # times round without success before giving up
 WINDOW_ROUNDS = cython.declare(uint64_t, 16)
 REFUSED_MOST = cython.declare(uint64_t, 64)  # units that nothing had room for: do not try them all
-DIRECT_BYTES = cython.declare(uint64_t, 1 << 16)  # beyond what is asked for, so that the next is free
+DIRECT_BYTES = cython.declare(uint64_t, 1 << 18)  # beyond what is asked for, so that the next is free
 BACKGROUND_BYTES = cython.declare(uint64_t, 1 << 20)
 REST_NS = cython.declare(cython.longlong, 10_000_000)
 GAP_UNITS = cython.declare(uint64_t, 512)  # candidates further apart are protected by two calls

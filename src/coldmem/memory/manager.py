@@ -57,6 +57,7 @@ from coldmem.errors import (
     UsageError,
 )
 from coldmem.memory.fork import watch
+from coldmem.memory.guard import hold, release
 from coldmem.memory.rights import choose_delivery
 from coldmem.units import format_bytes
 
@@ -145,6 +146,8 @@ class Manager:
             region_close(m)
             self.zswap.close()
             raise UsageError("there are 64 memories already: close one")
+        if sigbus:
+            hold()
         self.closed = False
         m.reclaimer = RECLAIMER_IDLE
         m.reclaimer_runs = 1
@@ -215,6 +218,8 @@ class Manager:
         self.threads = []
         with cython.nogil:
             deliver_remove(m)
+        if m.sigbus:
+            release()
         self.closed = True
         self.zswap.close()
         with cython.nogil:

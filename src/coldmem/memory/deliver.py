@@ -118,6 +118,18 @@ def deliver_add(m):
     return done
 
 
+def deliver_lock():
+    mutex_lock(cython.address(_table))
+
+
+def deliver_unlock():
+    mutex_unlock(cython.address(_table))
+
+
+def deliver_memory(i):
+    return cython.cast(MemoryP, _memories[i])
+
+
 def deliver_remove(m):
     i: uint32_t
     left: uint32_t = 0

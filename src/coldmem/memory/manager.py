@@ -12,11 +12,11 @@ import sys
 import threading
 
 import cython
-from cython.cimports.coldmem.linux.atomic import a64_load_rlx
+from cython.cimports.coldmem.linux.atomic import a32_store, a32_store_rel, a64_load, a64_load_rlx, futex_wake
 from cython.cimports.coldmem.linux.userfaultfd import RIGHTS_FULL
 from cython.cimports.coldmem.memory.ahead import ahead_loop, ahead_stop
 from cython.cimports.coldmem.memory.bounds import array_bounds
-from cython.cimports.coldmem.memory.child import child_adopt, child_prepare, child_release
+from cython.cimports.coldmem.memory.child import child_use_handlers
 from cython.cimports.coldmem.memory.deliver import deliver_add, deliver_remove, handler_loop
 from cython.cimports.coldmem.memory.fault import bring_in
 from cython.cimports.coldmem.memory.limit import footprint, metadata_bytes
@@ -29,6 +29,7 @@ from cython.cimports.coldmem.memory.region import (
     region_hint,
     region_open,
     region_pin,
+    region_pinned,
     region_unpin,
     region_zero,
 )
@@ -178,24 +179,16 @@ class Manager:
             self._stop()
 
     # -- fork, see child.py ------------------------------------------------------------------------
-    def _fork_prepare(self):
-        with cython.nogil:
-            child_prepare(self.c)
-
-    def _fork_release(self):
-        with cython.nogil:
-            child_release(self.c)
-
-    def _fork_adopt(self):
-        """In the child: 0 or -errno."""
+    def _after_fork_in_child(self):
+        """0, or -errno where the arrays are lost."""
         error: cython.int
-        with cython.nogil:
-            error = child_adopt(self.c)
-            child_release(self.c)
         self.threads = []
-        if error == 0 and not self.c.sigbus:
-            self._start_handlers()
-        return error
+        if self.c.lost == 0 and self.delivery == "handler":
+            with cython.nogil:
+                error = child_use_handlers(self.c)
+            if error == 0:
+                self._start_handlers()
+        return self.c.lost
 
     def _start_handlers(self):
         for number, cpu in enumerate(sorted(os.sched_getaffinity(0))[:64]):
@@ -208,6 +201,8 @@ class Manager:
         n: uint32_t
         n = sum(thread.name.startswith("coldmem-faults") for thread in self.threads)
         with cython.nogil:
+            a32_store_rel(cython.address(m.stop), 1)
+            futex_wake(cython.address(m.stop), 0x7FFFFFFF)
             reclaimer_stop(m)
             ahead_stop(m)
             for i in range(n):
@@ -235,8 +230,10 @@ class Manager:
         """
         if self.closed:
             return
-        live = a64_load_rlx(cython.address(self.c.arrays))
+        a32_store(cython.address(self.c.closing), 1)  # from here on allocations fail
+        live = a64_load(cython.address(self.c.arrays))
         if live:
+            a32_store(cython.address(self.c.closing), 0)
             size = format_bytes(a64_load_rlx(cython.address(self.c.array_bytes)))
             raise UsageError(
                 f"{live} arrays of {size} are still alive in this Memory: delete them "
@@ -258,12 +255,16 @@ class Manager:
         low, high = array_bounds(array)
         start = low
         size = high - low
+        if size == 0:
+            first[0] = 0
+            n[0] = 0
+            return 0
         if start < base or start + size > base + (self.c.units_max << self.c.unit_shift):
             raise UsageError(
                 "this array does not live in this Memory: make it with mem.array(...) or mem.zeros(...)"
             )
         first[0] = (start - base) >> self.c.unit_shift
-        n[0] = ((start + size - 1 - base) >> self.c.unit_shift) + 1 - first[0] if size else 0
+        n[0] = ((start + size - 1 - base) >> self.c.unit_shift) + 1 - first[0]
         return 0
 
     # -- runs of units -----------------------------------------------------------------------------
@@ -321,7 +322,7 @@ class Manager:
             self._units(array, cython.address(first), cython.address(n))
         except UsageError:
             return False
-        return True
+        return n > 0
 
     def evict(self, array):
         """Compress what is in RAM of an array now; bytes that left.
@@ -388,6 +389,8 @@ class Manager:
         end = (high - base) // unit
         if end > begin:
             first, n = begin, end - begin
+            if region_pinned(self.c, first, n):
+                raise UsageError("madvise(..., 'dontneed'): a part of this array is pinned")
             with cython.nogil:
                 w = context_get(self.c.z)
                 if w != cython.NULL:
@@ -503,10 +506,16 @@ class Pin:
         return self.array
 
     def __exit__(self, *exc):
-        if self.held:
-            self.held = False
+        self._release()
+
+    def __dealloc__(self):
+        self._release()
+
+    def _release(self):
+        if self.held and not self.manager.closed:
             with cython.nogil:
                 region_unpin(self.manager.c, self.first, self.n)
+        self.held = False
 
 
 class _Runner:

@@ -11,6 +11,8 @@ Locks: `Span.lock` for the lists; unit locks, in order of address, for what happ
 
 import cython
 from cython.cimports.coldmem.linux.atomic import (
+    a32_load,
+    a64_fetch_add,
     a64_fetch_add_rlx,
     a64_load_acq,
     a64_store_rel,
@@ -50,6 +52,7 @@ from cython.cimports.coldmem.memory.state import (
     PlaceP,
     slot_of,
     unit_at,
+    word_pins,
     word_state,
     word_with,
 )
@@ -106,6 +109,7 @@ def region_close(m):
     memory_release(m.spans, m.units_max * 8)
     memory_release(m.zeros, RUN_BYTES)
     m.base = cython.NULL
+    m.units_max = 0
     m.words = cython.NULL
     m.spans = cython.NULL
     m.zeros = cython.NULL
@@ -141,7 +145,10 @@ def region_alloc(m, nbytes):
     first: uint64_t
     u: uint64_t
     c: uint32_t = _class_of(n, cython.address(length)) if n else 0
-    if n == 0 or n > m.units_max:
+    # Counted before `closing` is looked at: whoever closes sees us, or we see that.
+    a64_fetch_add(cython.address(m.arrays), 1)
+    if a32_load(cython.address(m.closing)) or n == 0 or n > m.units_max:
+        a64_fetch_add_rlx(cython.address(m.arrays), -1)
         return cython.NULL
     mutex_lock(cython.address(m.span.lock))
     first = m.span.free[c]
@@ -153,13 +160,13 @@ def region_alloc(m, nbytes):
         a64_store_rlx(cython.address(m.span.end), first + length)
     else:
         mutex_unlock(cython.address(m.span.lock))
+        a64_fetch_add_rlx(cython.address(m.arrays), -1)
         return cython.NULL
     m.spans[first] = n
     mutex_unlock(cython.address(m.span.lock))
     for u in range(first, first + n):
         a64_store_rel(cython.address(m.words[u]), NONE)
     a64_fetch_add_rlx(cython.address(m.array_bytes), n << m.unit_shift)
-    a64_fetch_add_rlx(cython.address(m.arrays), 1)
     return unit_at(m, first)
 
 
@@ -285,6 +292,14 @@ def region_unpin(m, first, n):
         unit_unlock(m, u, x - pin_one())
     a64_fetch_add_rlx(cython.address(m.pinned_units), -n)
     context_put(m.z, w)
+
+
+def region_pinned(m, first, n):
+    u: uint64_t
+    for u in range(first, first + n):
+        if word_pins(a64_load_acq(cython.address(m.words[u]))):
+            return True
+    return False
 
 
 def region_hint(m, first, n, hint):

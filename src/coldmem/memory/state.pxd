@@ -116,6 +116,8 @@ cdef struct MemoryC:
     int32_t reclaimer           # futex: Reclaimer
     int32_t reclaimer_runs
     int32_t stop
+    int32_t closing             # no more allocations
+    int32_t lost                # in a forked child: -errno where it got no userfaultfd
     uint64_t ahead              # unit from which a stream goes on
     int32_t ahead_state         # futex: Ahead
     int32_t ahead_runs          # futex: 1 until the loop has left

@@ -113,9 +113,13 @@ def deliver_add(m):
             done = 0
             break
     if done == 0 and m.sigbus:
-        sigbus_take(_on_sigbus)
+        install()
     mutex_unlock(cython.address(_table))
     return done
+
+
+def install():
+    return sigbus_take(_on_sigbus)
 
 
 def deliver_lock():
@@ -172,5 +176,7 @@ def reinstall() -> bool:
     """Take SIGBUS again, after somebody else (faulthandler) has taken it from us. False: it was ours."""
     taken: cython.int
     with cython.nogil:
-        taken = sigbus_take(_on_sigbus)
+        mutex_lock(cython.address(_table))
+        taken = install()
+        mutex_unlock(cython.address(_table))
     return taken != 0

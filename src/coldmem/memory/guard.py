@@ -92,6 +92,8 @@ def set_signal(signalnum: int, handler: Any) -> Any:
         changing(False)
 
 
+os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
+
 _WRAPPED: Final[tuple[tuple[Any, str, Callable[..., Any], Callable[..., Any]], ...]] = (
     (faulthandler, "enable", _enable, enable),
     (faulthandler, "disable", _disable, disable),

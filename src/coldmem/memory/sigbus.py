@@ -8,8 +8,8 @@ the process dies of SIGBUS.
 Assumes: what sets handlers later tells us (guard.py sees to Python's two ways). Between its call and
 ours another thread's fault may run into the new handler; `_changing` makes that harmless for
 faulthandler, whose handler puts ours back and raises the signal: the access is then served.
-Locks: `_lock` for changes. Readers are signal handlers and take none: `_has_later` is set after
-`_later`.
+Locks: none; whoever calls `sigbus_take` and `sigbus_give_back` holds deliver.py's `_table`. Readers are
+signal handlers and take no lock: `_has_later` is set after `_later`.
 """
 
 import cython
@@ -20,7 +20,6 @@ from cython.cimports.coldmem.linux.atomic import (
     a64_load_acq,
     a64_store_rel,
 )
-from cython.cimports.coldmem.linux.lock import Mutex, mutex_lock, mutex_unlock
 from cython.cimports.libc.errno import errno
 from cython.cimports.libc.signal import SIG_DFL, SIG_IGN, SIGBUS, raise_
 from cython.cimports.libc.stdint import int32_t, uint64_t
@@ -33,7 +32,6 @@ from cython.cimports.posix.signal import (
     siginfo_t,
 )
 
-_lock = cython.declare(Mutex)
 _ours = cython.declare(InfoHandler)
 _installed = cython.declare(int32_t, 0)
 _before = cython.declare(sigaction_t)  # what was there before us
@@ -70,13 +68,11 @@ def sigbus_take(handler):
     global _ours, _installed, _before, _later
     mine: sigaction_t
     now: sigaction_t
-    mutex_lock(cython.address(_lock))
     _ours = handler
     was_installed: cython.bint = _installed
     _installed = 1
     sigaction(SIGBUS, cython.NULL, cython.address(now))
     if cython.cast(cython.p_void, now.sa_sigaction) == cython.cast(cython.p_void, _ours):
-        mutex_unlock(cython.address(_lock))
         return 0
     a32_store_rel(cython.address(_has_later), 0)
     if was_installed and not _is_plain(cython.address(now)):
@@ -89,14 +85,12 @@ def sigbus_take(handler):
     # A page that a served page's service touches may be missing too: the swap file's, say.
     mine.sa_flags = SA_SIGINFO | SA_NODEFER
     sigaction(SIGBUS, cython.address(mine), cython.NULL)
-    mutex_unlock(cython.address(_lock))
     return 1
 
 
 def sigbus_give_back():
     global _installed
     now: sigaction_t
-    mutex_lock(cython.address(_lock))
     sigaction(SIGBUS, cython.NULL, cython.address(now))
     if _installed and cython.cast(cython.p_void, now.sa_sigaction) == cython.cast(cython.p_void, _ours):
         sigaction(
@@ -104,7 +98,6 @@ def sigbus_give_back():
         # `_before` stays: a later handler may know ours as the one to call next.
         a32_store_rel(cython.address(_has_later), 0)
         _installed = 0
-    mutex_unlock(cython.address(_lock))
 
 
 def sigbus_pass_on(signal, info, context):

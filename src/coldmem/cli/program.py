@@ -66,9 +66,9 @@ def prepare(program: Program) -> Callable[[], None]:
         return lambda: private._run_module_as_main(target, alter_argv=True)
     if target != "-" and not os.path.exists(target):
         raise UsageError(f"can't open file {os.path.abspath(target)!r}: there is none")
-    if os.path.isdir(target) or _is_archive(target):
+    if target != "-" and (os.path.isdir(target) or _is_archive(target)):
         sys.modules["__main__"] = main
-        _first_path(target, always=True)
+        _first_path(os.path.abspath(target), always=True)
         return lambda: private._run_module_as_main("__main__", alter_argv=False)
     try:
         read = _reader(target, names)

@@ -1,4 +1,4 @@
-"""CPU time: of this process, and of the whole machine. No policy, no locks."""
+"""CPU time: of this process, of a thread, and of the whole machine. No policy, no locks."""
 
 from __future__ import annotations
 
@@ -27,3 +27,13 @@ def machine_cpu_s() -> float | None:
     ticks = [int(field) for field in fields[1:9]]
     idle = ticks[3] + ticks[4]
     return (sum(ticks) - idle) / _TICKS_PER_S
+
+
+def thread_cpu_s(native_id: int) -> float:
+    """CPU seconds of one thread of this process so far; 0.0 when it is gone."""
+    try:
+        text = Path(f"/proc/self/task/{native_id}/stat").read_text()
+    except OSError:
+        return 0.0
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S

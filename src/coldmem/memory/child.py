@@ -25,6 +25,7 @@ from cython.cimports.coldmem.linux.atomic import (
 )
 from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
 from cython.cimports.coldmem.linux.memory import memory_forbid
+from cython.cimports.coldmem.linux.process import pthread_atfork
 from cython.cimports.coldmem.linux.userfaultfd import uffd_open, uffd_register
 from cython.cimports.coldmem.memory.deliver import (
     MEMORIES_MAX,

@@ -14,20 +14,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from coldmem.errors import InternalError, UsageError
+from coldmem.errors import EnvironmentFailure, InternalError, UsageError
+from coldmem.lab.kernel_swap import SYSTEMS, KernelSystem
 from coldmem.lab.memory_case import COLDMEM, PAGE_BYTES, Case
 from coldmem.lab.memory_corpora import KINDS, write_corpus
 from coldmem.lab.memory_work import NAMES as WORKLOADS
+from coldmem.lab.postponed import PostponedSignals
 from coldmem.lab.result import Result, Row, Spread, rounded
 
 REGION_BYTES = 256 << 20
@@ -36,6 +38,7 @@ CORPUS_BYTES_MAX = 64 << 20
 # Footprint of the kernel's zswap with lzo, limit and pool together, per byte of such a region.
 EQUAL_SHARE = {"tree": 0.64, "num": 0.71}
 CASE_S_MAX = 900.0
+KILLED_MOST = 5
 SPREAD = ("fault_p50_us", "fault_p99_us", "access_mean_us", "mb_per_s")
 MEDIANS = ("ratio", "footprint_peak_bytes", "swap_file_bytes", "memory_max_bytes", "limit_bytes",
            "user_s", "sys_s", "faults")
@@ -83,6 +86,10 @@ class Plan:
         return self.memory_max_bytes or int(self.region_bytes * EQUAL_SHARE[corpus])
 
 
+class _KilledError(Exception):
+    """The kernel killed a case of its own: it found nothing to take out of the cgroup."""
+
+
 def run_case(case: Case) -> dict[str, Any]:
     """Measure `case` in a process of its own."""
     command = [sys.executable, "-m", "coldmem.lab.memory_case"]
@@ -93,6 +100,8 @@ def run_case(case: Case) -> dict[str, Any]:
             out, problem = child.communicate(case.to_json(), CASE_S_MAX)
         finally:
             child.kill()  # does nothing once it has ended
+    if child.returncode == -signal.SIGKILL and case.system != COLDMEM:
+        raise _KilledError
     if child.returncode != 0:
         raise InternalError(
             f"{case.system}, {case.workload}: the case ended with {child.returncode}: "
@@ -105,47 +114,110 @@ def run_case(case: Case) -> dict[str, Any]:
 def run(plan: Plan, report: Report = lambda line: None) -> Result:
     """Measure everything in `plan`, taking turns."""
     plan.check()
-    settings: Row = {
-        "region_bytes": plan.region_bytes, "limit_bytes": plan.limit_bytes,
-        "swap_max_bytes": plan.swap_max_bytes, "repeats": plan.repeats,
-        "with_kernel": plan.with_kernel, "skipped_systems": {},
-    }
-    found: dict[tuple[object, ...], list[dict[str, Any]]] = {}
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coldmem-bench-")))
-        for corpus in plan.corpora:
-            report(f"making the corpus {corpus}")
-            write_corpus(corpus, min(plan.region_bytes, CORPUS_BYTES_MAX), folder / corpus)
+    with (
+        PostponedSignals() as signals,
+        tempfile.TemporaryDirectory(prefix="coldmem-bench-") as folder,
+    ):
+        bench = _Bench(plan, Path(folder), signals, report)
+        bench.prepare()
         turns = itertools.product(range(plan.repeats), plan.corpora, plan.threads, plan.workloads)
         for repeat, corpus, threads, workload in turns:
-            common = {
-                "workload": workload, "corpus_path": str(folder / corpus), "threads": threads,
-                "region_bytes": plan.region_bytes, "seed": repeat + 1,
-            }
-            words = f"{corpus}, {workload}, {threads} threads, repeat {repeat + 1}/{plan.repeats}"
-            memory_max = plan.memory_max(corpus)
-            for config in plan.configs:
-                report(f"coldmem: {words}")
-                _keep(found, corpus, Case(
-                    system=COLDMEM, memory_max_bytes=memory_max,
-                    swap_max_bytes=plan.swap_max_bytes, unit_bytes=config.unit_bytes,
-                    codec=config.codec, delivery=config.delivery, **common,
-                ))
-    result = Result("bench_memory", settings)
-    result.rows = [_row(key, runs) for key, runs in found.items()]
-    return result
+            bench.turn(repeat, corpus, threads, workload)
+        return bench.result()
 
 
-def _keep(
-    found: dict[tuple[object, ...], list[dict[str, Any]]], corpus: str, case: Case
-) -> dict[str, Any]:
-    got = run_case(case)
-    if case.system == COLDMEM:
-        got["memory_max_bytes"] = case.memory_max_bytes
-    key = (case.system, corpus, case.workload, got["delivery"], got["unit_bytes"], got["codec"],
-           case.threads)
-    found.setdefault(key, []).append(got)
-    return got
+class _Bench:
+    """One run: what was found so far, and which of the kernel's systems take part."""
+
+    def __init__(
+        self, plan: Plan, folder: Path, signals: PostponedSignals, report: Report
+    ) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._signals = signals
+        self._report = report
+        self._kernel: list[KernelSystem] = []
+        self._skipped: dict[str, str] = {}
+        self._killed: dict[str, int] = {}
+        self._found: dict[tuple[object, ...], list[dict[str, Any]]] = {}
+
+    def prepare(self) -> None:
+        """Make the corpora; find out which of the kernel's systems can run here."""
+        plan = self._plan
+        for corpus in plan.corpora:
+            self._report(f"making the corpus {corpus}")
+            with self._signals.open():
+                size = min(plan.region_bytes, CORPUS_BYTES_MAX)
+                write_corpus(corpus, size, self._folder / corpus)
+        for system in SYSTEMS if plan.with_kernel else ():
+            try:
+                with system.ready(plan.region_bytes, plan.limit_bytes):
+                    self._kernel.append(system)
+            except EnvironmentFailure as failure:
+                self._skipped[system.name] = str(failure)
+                self._report(f"SKIPPED: {system.name}: {failure}")
+
+    def turn(self, repeat: int, corpus: str, threads: int, workload: str) -> None:
+        """Every system once: the kernel's first, so that coldmem gets what they took."""
+        plan = self._plan
+        words = f"{corpus}, {workload}, {threads} threads, repeat {repeat + 1}/{plan.repeats}"
+        case = Case(
+            system=COLDMEM, workload=workload, corpus_path=str(self._folder / corpus),
+            region_bytes=plan.region_bytes, threads=threads, seed=repeat + 1,
+            swap_max_bytes=plan.swap_max_bytes,
+        )
+        footprints = []
+        for system in self._kernel:
+            self._report(f"{system.name}: {words}")
+            limit = plan.memory_max(corpus) if system.pool_charged else plan.limit_bytes
+            got = self._run_kernel(system, limit, corpus, case)
+            got["limit_bytes"] = limit
+            footprints.append(int(got["footprint_peak_bytes"]))
+        memory_max = plan.memory_max(corpus)
+        if footprints and plan.memory_max_bytes is None:
+            memory_max = min(footprints)
+        for config in plan.configs:
+            self._report(f"coldmem: {words}")
+            got = self._run(corpus, replace(
+                case, memory_max_bytes=memory_max, unit_bytes=config.unit_bytes,
+                codec=config.codec, delivery=config.delivery,
+            ))
+            got["memory_max_bytes"] = memory_max
+
+    def _run_kernel(
+        self, system: KernelSystem, limit_bytes: int, corpus: str, case: Case
+    ) -> dict[str, Any]:
+        for _ in range(KILLED_MOST):
+            with system.ready(self._plan.region_bytes, limit_bytes) as fields:
+                try:
+                    return self._run(corpus, replace(case, system=system.name, **fields))
+                except _KilledError:
+                    self._killed[system.name] = self._killed.get(system.name, 0) + 1
+            self._report(f"{system.name}: killed for lack of memory in its cgroup; once more")
+        raise EnvironmentFailure(
+            f"{system.name} was killed for lack of memory {KILLED_MOST} times, with a limit of "
+            f"{limit_bytes >> 20} MiB: take a larger --region"
+        )
+
+    def _run(self, corpus: str, case: Case) -> dict[str, Any]:
+        with self._signals.open():
+            got = run_case(case)
+        key = (case.system, corpus, case.workload, got["delivery"], got["unit_bytes"],
+               got["codec"], case.threads)
+        self._found.setdefault(key, []).append(got)
+        return got
+
+    def result(self) -> Result:
+        """What was measured, as rows."""
+        plan = self._plan
+        settings: Row = {
+            "region_bytes": plan.region_bytes, "limit_bytes": plan.limit_bytes,
+            "swap_max_bytes": plan.swap_max_bytes, "repeats": plan.repeats,
+            "with_kernel": plan.with_kernel, "skipped_systems": self._skipped,
+            "killed_cases": self._killed,
+        }
+        rows = [_row(key, runs) for key, runs in self._found.items()]
+        return Result("bench_memory", settings, rows)
 
 
 def _row(key: tuple[object, ...], runs: Sequence[dict[str, Any]]) -> Row:

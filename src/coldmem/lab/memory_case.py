@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from coldmem import Memory
 from coldmem.errors import InternalError
 from coldmem.lab.drive import Timing, drive
 from coldmem.lab.gate import Gate, percentile_ns
 from coldmem.lab.memory_work import PlainRegion, TouchWork
 from coldmem.linux.usage import anonymous_bytes, machine_bytes
+from coldmem.memory.memory import Memory
 
 PAGE_BYTES = 4096
 SAMPLE_S = 0.005
@@ -47,8 +47,11 @@ class Case:
         Of the Memory; `unit_bytes` None: the default of Memory. Not used by the kernel's systems.
     join_path : str
         ``cgroup.procs`` to write our number to; empty: none.
-    usage_path : str
-        File with the bytes that the cgroup holds.
+    usage_path, limit_path : str
+        Files with the bytes that the cgroup holds, and those that it may hold.
+    no_limit : str
+        What to write to `limit_path` before the pages are compared: nothing is timed then, and in a
+        cgroup that is full of pages in use the kernel may find nothing to take out and kill us.
     pool_path : str
         ``mm_stat`` of the zram device; empty: zswap's lines of /proc/meminfo.
     pool_charged : bool
@@ -68,6 +71,8 @@ class Case:
     delivery: str = "auto"
     join_path: str = ""
     usage_path: str = ""
+    limit_path: str = ""
+    no_limit: str = ""
     pool_path: str = ""
     pool_charged: bool = False
 
@@ -217,6 +222,8 @@ def _run_kernel(work: TouchWork, case: Case) -> dict[str, Any]:
         "ratio": original / used if used else None,
         "footprint_peak_bytes": sampler.peak_bytes,
     }
+    if case.limit_path:
+        Path(case.limit_path).write_text(case.no_limit)
     _verify(work)
     return found
 

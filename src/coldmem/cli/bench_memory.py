@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 
 import click
+from rich.table import Table
 
 from coldmem.cli import output
 from coldmem.cli.options import SIZE, SeveralValues, json_option
-from coldmem.lab import memory_bench
+from coldmem.lab import memory_bench, memory_goals
 from coldmem.lab.memory_bench import Config, Plan
+from coldmem.lab.memory_case import COLDMEM
 from coldmem.lab.memory_corpora import KINDS
 from coldmem.lab.memory_work import NAMES
 from coldmem.lab.result import Result, Row
@@ -64,6 +66,7 @@ def command(
     )
     with output.progress() as report:
         result = memory_bench.run(plan, report)
+    _show_skipped(result)
     if as_json:
         output.print_json(result)
     else:
@@ -87,7 +90,38 @@ def _show(result: Result) -> None:
             made.add_row()
         last = group
         made.add_row(*_cells(row))
-    output.console().print(made)
+    screen = output.console()
+    screen.print(made)
+    if any(row["system"] != COLDMEM for row in rows):
+        screen.print()
+        screen.print(_goals(rows))
+
+
+def _goals(rows: list[Row]) -> Table:
+    verdicts = memory_goals.judge(rows)
+    configs = list(dict.fromkeys(memory_goals.config_of(r) for r in rows if r["system"] == COLDMEM))
+    made = output.table(
+        "Goals: coldmem divided by the better of the kernel's systems",
+        ["figure", "goal", *(f"{way} {unit // 1024}K {codec}" for way, unit, codec in configs)],
+    )
+    for verdict in verdicts:
+        cells = []
+        for config in configs:
+            met = verdict.met(config)
+            value = output.number(verdict.by_config.get(config))
+            colour = "dim" if met is None else "green" if met else "red"
+            cells.append(f"[{colour}]{value}[/]")
+        sign = ">=" if verdict.at_least else "<="
+        made.add_row(verdict.text, f"{sign} {verdict.bound:g}", *cells)
+    return made
+
+
+def _show_skipped(result: Result) -> None:
+    """On stderr, so that it is seen beside --json too."""
+    skipped = result.settings["skipped_systems"]
+    assert isinstance(skipped, dict)
+    for name, reason in skipped.items():
+        click.echo(f"coldmem: SKIPPED {name}: {reason}", err=True)
 
 
 def _order(rows: list[Row], row: Row) -> int:

@@ -199,7 +199,7 @@ def test_incompressible_data_fills_ram_and_disk_to_the_brim(make_memory: Make) -
             block = memory.zeros(MIB, np.uint8)
             block[:] = rng.integers(0, 256, MIB, np.uint8)
             blocks.append((block, int(block.sum(dtype=np.int64))))
-    assert len(blocks) > 24
+    assert len(blocks) >= 24
     for block, total in blocks:
         assert int(block.sum(dtype=np.int64)) == total
     stats = memory.stats()

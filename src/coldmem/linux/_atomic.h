@@ -34,6 +34,7 @@
 #define a32_xchg_rel(p, v) __atomic_exchange_n((p), (v), __ATOMIC_RELEASE)
 #define a32_xchg(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
 
+#define a64_load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
 #define a64_load_rlx(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define a64_load_acq(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define a64_store_rlx(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)

@@ -17,6 +17,7 @@ cdef extern from "_atomic.h" nogil:
     int32_t a32_xchg(int32_t *p, int32_t v) noexcept
     bint a32_cas(int32_t *p, int32_t old, int32_t new) noexcept
 
+    uint64_t a64_load(uint64_t *p) noexcept
     uint64_t a64_load_rlx(uint64_t *p) noexcept
     uint64_t a64_load_acq(uint64_t *p) noexcept
     void a64_store_rlx(uint64_t *p, uint64_t v) noexcept

@@ -68,7 +68,7 @@ def memory_limit(proc: Path = Path("/proc/self"), mounts: Path = Path("/sys/fs/c
         lines = []
     candidates: list[Path] = []
     for line in lines:
-        _, controllers, relative = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, relative = [*line.split(":", 2), "", ""][:3]
         if controllers == "":
             candidates += _files(mounts, relative, "memory.max")
         elif "memory" in controllers.split(","):

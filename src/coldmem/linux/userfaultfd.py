@@ -5,12 +5,12 @@ where they stopped. No policy, no locks.
 """
 
 import cython
+from cython.cimports.coldmem.linux.atomic import sched_yield, userfaultfd_syscall
 from cython.cimports.libc.errno import EAGAIN, EEXIST, EINTR, errno
 from cython.cimports.libc.stdint import int32_t, uint64_t
 from cython.cimports.posix.fcntl import O_CLOEXEC, O_RDWR, open
 from cython.cimports.posix.ioctl import ioctl
 from cython.cimports.posix.unistd import close, read
-from cython.cimports.coldmem.linux.atomic import sched_yield, userfaultfd_syscall
 
 API = cython.declare(uint64_t, 0xAA)
 IOC_NEW = cython.declare(cython.ulong, 0xAA00)

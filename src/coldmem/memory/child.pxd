@@ -1,9 +1,11 @@
 # fork: the child's half of a Memory.
 from coldmem.memory.state cimport MemoryC
 
-# Before a fork: nobody is inside. Both sides call `child_release` after it.
-cdef void child_prepare(MemoryC *m) noexcept nogil
-cdef void child_release(MemoryC *m) noexcept nogil
-# In the child, before child_release: a userfaultfd of its own. 0 or -errno; the range is then closed
-# to all access.
-cdef int child_adopt(MemoryC *m) noexcept nogil
+cdef extern from "<pthread.h>" nogil:
+    int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil,
+                       void (*child)() noexcept nogil)
+
+# In a child that may have threads: change over to handler threads, which the caller starts.
+# 0 or -errno; the range is then closed to all access.
+cdef int child_use_handlers(MemoryC *m) noexcept nogil
+cdef int _adopt(MemoryC *m, bint sigbus) noexcept nogil

@@ -76,9 +76,15 @@ def explain(result):
     """A sentence on stderr: what became of an access that cannot be served."""
     said: text = b"coldmem: an array could not be served by the kernel (out of memory?)\n"
     if result == FAULT_FOREIGN:
-        said = b"coldmem: an address was touched that belongs to no live array: use after free, or an overrun\n"
+        said = (
+            b"coldmem: an address was touched that belongs to no live array: use after free, "
+            b"or an overrun\n"
+        )
     elif result == FAULT_LOAD:
-        said = b"coldmem: data of an array cannot be read back from the swap file: it is damaged, or the device failed\n"
+        said = (
+            b"coldmem: data of an array cannot be read back from the swap file: it is damaged, "
+            b"or the device failed\n"
+        )
     elif result == FAULT_CLOSED:
         said = b"coldmem: an array was touched after its Memory was closed\n"
     write(2, said, strlen(said))
@@ -102,7 +108,9 @@ def _pass_on(signal: cython.int, info: cython.pointer(siginfo_t), context: cytho
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _on_sigbus(signal: cython.int, info: cython.pointer(siginfo_t), context: cython.p_void) -> cython.void:
+def _on_sigbus(
+    signal: cython.int, info: cython.pointer(siginfo_t), context: cython.p_void
+) -> cython.void:
     kept: cython.int = errno
     address: uint64_t = cython.cast(uint64_t, info.si_addr)
     m: MemoryP = memory_of(address)
@@ -146,6 +154,18 @@ def install():
     # A page that a served page's service touches may be missing too: the swap file's, say.
     mine.sa_flags = SA_SIGINFO | SA_NODEFER
     sigaction(SIGBUS, cython.address(mine), cython.NULL)
+
+
+def deliver_lock():
+    mutex_lock(cython.address(_table))
+
+
+def deliver_unlock():
+    mutex_unlock(cython.address(_table))
+
+
+def deliver_memory(i):
+    return cython.cast(MemoryP, _memories[i])
 
 
 def deliver_remove(m):

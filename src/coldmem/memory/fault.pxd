@@ -11,9 +11,9 @@ cdef int32_t fault_serve(MemoryC *m, uint64_t address, int32_t write) noexcept n
 cdef int32_t fault_unit(MemoryC *m, uint64_t unit, int32_t write, WorkContext *w) noexcept nogil
 # Bring in what is not there of [first, first + n), as long as there is room without taking others
 # out. Units brought in.
-cdef uint64_t bring_in(MemoryC *m, uint64_t first, uint64_t n, WorkContext *w) noexcept nogil
+cdef uint64_t bring_in(MemoryC *m, uint64_t first, uint64_t n, uint64_t chance, WorkContext *w) noexcept nogil
 # Parts of it
 cdef uint32_t _gather(MemoryC *m, uint64_t first, uint32_t n, uint64_t state, uint64_t *words) noexcept nogil
 cdef int32_t _load(MemoryC *m, Place *p, uint64_t first, uint32_t n, bint write, uint64_t chance,
                    WorkContext *w) noexcept nogil
-cdef uint32_t _stream(MemoryC *m, uint64_t unit, uint64_t hint) noexcept nogil
+cdef uint32_t _stream(MemoryC *m, uint64_t unit, uint64_t state, uint64_t hint) noexcept nogil

@@ -14,17 +14,24 @@ Locks: see state.pxd.
 
 import cython
 from cython.cimports.coldmem.linux.atomic import (
+    a32_cas,
     a32_fetch_add_rel,
+    a32_load,
     a32_load_rlx,
     a64_fetch_add_rlx,
     a64_load_acq,
     a64_load_rlx,
     a64_store_rlx,
+    futex_wake,
 )
 from cython.cimports.coldmem.linux.userfaultfd import uffd_copy, uffd_protect, uffd_wake
 from cython.cimports.coldmem.memory.limit import charge, uncharge
 from cython.cimports.coldmem.memory.reclaim import make_room, place_of
 from cython.cimports.coldmem.memory.state import (
+    AHEAD_ASLEEP,
+    AHEAD_AWAKE,
+    AHEAD_BYTES,
+    AHEAD_NONE,
     CLEAN,
     FAULT_CLOSED,
     FAULT_FOREIGN,
@@ -36,12 +43,11 @@ from cython.cimports.coldmem.memory.state import (
     HINT_SEQUENTIAL,
     LOCK,
     NONE,
-    MemoryP,
-    PROTECTED,
     RESIDENT,
     RUN_BYTES,
     STORED,
     STREAMS,
+    MemoryP,
     PlaceP,
     slot_of,
     unit_at,
@@ -55,9 +61,10 @@ from cython.cimports.coldmem.memory.unit import unit_lock, unit_trylock, unit_un
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.load import zswap_invalidate, zswap_load
 from cython.cimports.coldmem.zswap.state import WorkContextP
-from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import malloc
 
+HELP_UNITS = cython.declare(uint64_t, 16)  # two steps of the readahead thread at 4K
 RUN_UNITS = cython.declare(uint32_t, 64)  # most of one run; words of them are on the stack
 PREDICTOR_HIGH = cython.declare(int32_t, 16)
 KEEP_EVERY = cython.declare(uint64_t, 32)  # loads of which one keeps its copy, where writes follow
@@ -66,17 +73,35 @@ CHANCE_OTHER = cython.declare(uint64_t, 1)
 SEQ_SPAN = cython.declare(uint64_t, 0xFFFFFF)
 
 
-def _stream(m, unit, hint):
+@cython.cfunc
+@cython.nogil
+@cython.inline
+@cython.exceptval(check=False)
+def _ask_ahead(m: MemoryP, first: uint64_t) -> cython.void:
+    """The readahead thread goes on from there: a store and, if it sleeps, a wake."""
+    if a32_load_rlx(cython.address(m.ahead_state)) == AHEAD_NONE:
+        return
+    a64_store_rlx(cython.address(m.ahead), first)
+    if a32_load(cython.address(m.ahead_state)) == AHEAD_ASLEEP and a32_cas(
+        cython.address(m.ahead_state), AHEAD_ASLEEP, AHEAD_AWAKE
+    ):
+        futex_wake(cython.address(m.ahead_state), 1)
+
+
+def _stream(m, unit, state, hint):
     """How many units to bring in, this one included, by what came before."""
     i: uint32_t
     next_: uint64_t
     window: uint64_t
     most: uint64_t = min(cython.cast(uint64_t, RUN_BYTES) >> m.unit_shift, RUN_UNITS)
+    far: uint64_t = 2 * cython.cast(uint64_t, AHEAD_BYTES) >> m.unit_shift
     if hint == HINT_RANDOM:
         return 1
     for i in range(STREAMS):
         next_ = a64_load_rlx(cython.address(m.streams[i].next))
-        if next_ == unit:
+        window = a64_load_rlx(cython.address(m.streams[i].window))
+        # While the readahead thread is at work the next fault comes wherever it was overtaken.
+        if unit >= next_ and unit - next_ <= (far if window >= most else 0):
             window = a64_load_rlx(cython.address(m.streams[i].window)) * 2
             if window > most:
                 window = most
@@ -84,6 +109,8 @@ def _stream(m, unit, hint):
                 window = most
             a64_store_rlx(cython.address(m.streams[i].window), window)
             a64_store_rlx(cython.address(m.streams[i].next), unit + window)
+            if window >= most and state == STORED:
+                _ask_ahead(m, unit + window)
             return cython.cast(uint32_t, window)
     # A new stream takes the oldest place.
     i = m.stream_turn % STREAMS
@@ -240,6 +267,7 @@ def fault_unit(m, unit, write, w):
     n: uint32_t
     run: uint32_t
     chance: uint64_t
+    helped: cython.bint = a32_load_rlx(cython.address(m.ahead_state)) != AHEAD_AWAKE
     words: uint64_t[64]
     if p == cython.NULL:
         return FAULT_KERNEL
@@ -253,6 +281,11 @@ def fault_unit(m, unit, write, w):
         state = word_state(x)
         if state == FREE:
             return FAULT_FOREIGN
+        if x & LOCK and state == STORED and not helped:
+            # Likely the readahead thread has it in hand. Take on what it would come to later.
+            helped = True
+            bring_in(m, unit + HELP_UNITS, HELP_UNITS, 0, w)
+            continue
         if x & LOCK or state == RESIDENT or state == CLEAN:
             x = unit_lock(m, unit, cython.address(p.counts))
             if word_state(x) == RESIDENT or word_state(x) == CLEAN:
@@ -266,7 +299,7 @@ def fault_unit(m, unit, write, w):
             uncharge(m, m.unit_bytes)
             continue
         n = 1
-        run = _stream(m, unit, word_hint(x))
+        run = _stream(m, unit, state, word_hint(x))
         if run > 1 and charge(m, cython.cast(uint64_t, run - 1) << m.unit_shift):
             n += _gather(m, unit + 1, run - 1, state, words)
             uncharge(m, cython.cast(uint64_t, run - n) << m.unit_shift)
@@ -299,7 +332,7 @@ def fault_serve(m, address, write):
     return result
 
 
-def bring_in(m, first, n, w):
+def bring_in(m, first, n, chance, w):
     p: PlaceP = place_of(m, w)
     u: uint64_t = first
     end: uint64_t = first + n
@@ -307,6 +340,7 @@ def bring_in(m, first, n, w):
     run: uint32_t
     got: uint32_t
     total: uint64_t = 0
+    last: uint64_t = a64_load_rlx(cython.address(m.span.end))
     most: uint64_t = min(cython.cast(uint64_t, RUN_BYTES) >> m.unit_shift, RUN_UNITS)
     words: uint64_t[64]
     if p == cython.NULL:
@@ -315,9 +349,10 @@ def bring_in(m, first, n, w):
         p.run = cython.cast(cython.p_uchar, malloc(RUN_BYTES))
         if p.run == cython.NULL:
             return 0
+    end = min(end, last)
     while u < end:
         x = a64_load_acq(cython.address(m.words[u]))
-        if word_state(x) != STORED:
+        if word_state(x) != STORED or x & LOCK:
             u += 1
             continue
         run = cython.cast(uint32_t, min(most, end - u))
@@ -328,7 +363,7 @@ def bring_in(m, first, n, w):
         if got == 0:
             u += 1
             continue
-        if _load(m, p, u, got, False, CHANCE_OTHER, w) != FAULT_OK:
+        if _load(m, p, u, got, False, chance, w) != FAULT_OK:
             break
         total += got
         u += got

@@ -1,7 +1,10 @@
-"""fork, as Python sees it: every open Memory is told before, and adopted by the child after.
+"""fork, as Python sees it: the last step in the child, and a sentence where it failed.
 
-Owns: the set of open memories. Hooks run in `os.fork` and in what is built on it (multiprocessing,
-concurrent.futures, joblib); `subprocess` and "spawn" start a new program and need nothing.
+The work itself is in child.py, in C's fork handlers. Here the child changes over to handler threads,
+which only a Python that is whole again may start. `os.fork` and what is built on it (multiprocessing,
+concurrent.futures, joblib) come by; `subprocess` and "spawn" start a new program and need nothing.
+
+Owns: the set of open memories.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ import weakref
 from typing import Any, Final
 
 _open: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
-_held: list[Any] = []
 
 
 def watch(manager: Any) -> None:
@@ -20,29 +22,15 @@ def watch(manager: Any) -> None:
     _open.add(manager)
 
 
-def _before() -> None:
-    _held.extend(manager for manager in _open if not manager.closed)
-    for manager in _held:
-        manager._fork_prepare()
-
-
-def _after_in_parent() -> None:
-    while _held:
-        _held.pop()._fork_release()
-
-
 def _after_in_child() -> None:
-    while _held:
-        manager = _held.pop()
-        error = manager._fork_adopt()
+    for manager in list(_open):
+        error = 0 if manager.closed else manager._after_fork_in_child()
         if error:
             print(
-                f"coldmem: the arrays of this Memory cannot be used in the forked child "
+                "coldmem: the arrays of this Memory cannot be used in the forked child "
                 f"({os.strerror(-error)}); use the 'spawn' start method, or see `coldmem doctor`",
                 file=sys.stderr,
             )
 
 
-os.register_at_fork(
-    before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child
-)
+os.register_at_fork(after_in_child=_after_in_child)

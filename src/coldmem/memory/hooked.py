@@ -62,7 +62,7 @@ class HookStack:
             _entered += 1
             if _entered == 1:
                 _start = threading.Thread.start
-                threading.Thread.start = _start_with_hook  # type: ignore[method-assign]
+                threading.Thread.start = _start_with_hook  # type: ignore[assignment, method-assign]
 
     def leave(self) -> None:
         """Undo the last `enter` of this thread."""
@@ -73,4 +73,4 @@ class HookStack:
         with _lock:
             _entered -= 1
             if _entered == 0 and threading.Thread.start is _start_with_hook and _start is not None:
-                threading.Thread.start = _start  # type: ignore[method-assign]
+                threading.Thread.start = _start  # type: ignore[assignment, method-assign]

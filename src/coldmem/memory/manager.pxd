@@ -31,6 +31,7 @@ cdef class Pin:
     cdef uint64_t first
     cdef uint64_t n
     cdef bint held
+    cdef void _release(self) noexcept
 
 # A run for nbytes, within what is promised; NULL: no room. Needs no GIL.
 cdef void *manager_alloc(MemoryC *m, uint64_t promise, uint64_t nbytes) noexcept nogil

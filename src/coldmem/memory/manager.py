@@ -12,14 +12,11 @@ import sys
 import threading
 
 import cython
-from cython.cimports.coldmem.linux.atomic import (
-    a32_load_acq,
-    a32_store_rel,
-    a64_fetch_add_rlx,
-    a64_load_rlx,
-)
+from cython.cimports.coldmem.linux.atomic import a32_store, a32_store_rel, a64_load, a64_load_rlx, futex_wake
 from cython.cimports.coldmem.linux.userfaultfd import RIGHTS_FULL
-from cython.cimports.coldmem.memory.child import child_adopt, child_prepare, child_release
+from cython.cimports.coldmem.memory.ahead import ahead_loop, ahead_stop
+from cython.cimports.coldmem.memory.bounds import array_bounds
+from cython.cimports.coldmem.memory.child import child_use_handlers
 from cython.cimports.coldmem.memory.deliver import deliver_add, deliver_remove, handler_loop
 from cython.cimports.coldmem.memory.fault import bring_in
 from cython.cimports.coldmem.memory.limit import footprint, metadata_bytes
@@ -32,24 +29,24 @@ from cython.cimports.coldmem.memory.region import (
     region_hint,
     region_open,
     region_pin,
-    region_size,
+    region_pinned,
     region_unpin,
     region_zero,
 )
 from cython.cimports.coldmem.memory.state import (
+    AHEAD_AWAKE,
     FAULT_OK,
     HINT_NORMAL,
     HINT_RANDOM,
     HINT_SEQUENTIAL,
     RECLAIMER_IDLE,
     MemoryP,
-    unit_at,
 )
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.state import CONTEXTS_MAX, WorkContextP
 from cython.cimports.coldmem.zswap.zswap import Zswap
 from cython.cimports.cpython.buffer import PyBuffer_FillInfo
-from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc
 from cython.cimports.libc.string import memset
 
@@ -60,11 +57,13 @@ from coldmem.errors import (
     MemoryLimitError,
     UsageError,
 )
-from coldmem.linux.userfaultfd import rights_here
 from coldmem.memory.fork import watch
+from coldmem.memory.rights import choose_delivery
 from coldmem.units import format_bytes
 
 MIB = 1 << 20
+RECLAIM = -1  # in place of a CPU: what the thread is for
+READ_AHEAD = -2
 LEAST = 8 * MIB
 COUNTS = ("faults", "fills", "loads", "readahead", "write_faults", "spurious", "compressed", "reused",
           "dropped", "refused", "direct", "background", "overshoots", "waits", "failed")
@@ -76,26 +75,6 @@ def manager_alloc(m, promise, nbytes):
     if a64_load_rlx(cython.address(m.array_bytes)) + nbytes > promise:
         return cython.NULL
     return region_alloc(m, nbytes)
-
-
-def choose_delivery(wanted: str) -> str:
-    """"handler" or "sigbus": what `wanted` ("auto", too) comes to with the rights that we have."""
-    if wanted not in ("auto", "handler", "sigbus"):
-        raise UsageError(f"delivery={wanted!r}: choose 'auto', 'handler' or 'sigbus'")
-    rights = rights_here()
-    if rights == "none":
-        raise EnvironmentFailure(
-            "this system does not let the process serve its own page faults (userfaultfd): "
-            "run `coldmem doctor` to see what is missing and how to permit it"
-        )
-    if wanted == "handler" and rights != "full":
-        raise EnvironmentFailure(
-            "delivery='handler' needs the right to serve faults of system calls: make "
-            "/dev/userfaultfd readable, or use delivery='sigbus'; `coldmem doctor` says more"
-        )
-    if wanted == "auto":
-        return "handler" if rights == "full" else "sigbus"
-    return wanted
 
 
 class Manager:
@@ -142,10 +121,13 @@ class Manager:
         m.limit_bytes = memory_max
         reserve = min(max(memory_max // 64, MIB), 8 * MIB)
         m.hard_bytes = memory_max - reserve
-        m.low_bytes = m.hard_bytes - min(max(memory_max // 64, MIB), 4 * MIB)
-        m.high_bytes = m.hard_bytes - 2 * min(max(memory_max // 64, MIB), 4 * MIB)
+        m.low_bytes = m.hard_bytes - min(max(memory_max // 32, MIB), 4 * MIB)
+        m.high_bytes = m.hard_bytes - 2 * min(max(memory_max // 32, MIB), 4 * MIB)
         m.keep_bytes = memory_max // 2
-        self.promise = (1 << 62) if overcommit else memory_max - floor // 2 - reserve + swap_max
+        # Incompressible units fill the pool and the swap file; a thirty-second goes into tables.
+        self.promise = (1 << 62) if overcommit else (
+            pool_max - reserve + swap_max - (memory_max + swap_max) // 32
+        )
         capacity = min(max(16 * (memory_max + swap_max), 64 << 30), 8 << 40)
         sigbus = self.delivery == "sigbus"
         with cython.nogil:
@@ -168,7 +150,11 @@ class Manager:
         m.reclaimer = RECLAIMER_IDLE
         m.reclaimer_runs = 1
         self.threads = []
-        self._thread("reclaimer", -1)
+        self._thread("reclaimer", RECLAIM)
+        if len(os.sched_getaffinity(0)) > 1:
+            m.ahead_state = AHEAD_AWAKE
+            m.ahead_runs = 1
+            self._thread("readahead", READ_AHEAD)
         if not sigbus:
             self._start_handlers()
         watch(self)
@@ -190,24 +176,16 @@ class Manager:
             self._stop()
 
     # -- fork, see child.py ------------------------------------------------------------------------
-    def _fork_prepare(self):
-        with cython.nogil:
-            child_prepare(self.c)
-
-    def _fork_release(self):
-        with cython.nogil:
-            child_release(self.c)
-
-    def _fork_adopt(self):
-        """In the child: 0 or -errno."""
+    def _after_fork_in_child(self):
+        """0, or -errno where the arrays are lost."""
         error: cython.int
-        with cython.nogil:
-            error = child_adopt(self.c)
-            child_release(self.c)
         self.threads = []
-        if error == 0 and not self.c.sigbus:
-            self._start_handlers()
-        return error
+        if self.c.lost == 0 and self.delivery == "handler":
+            with cython.nogil:
+                error = child_use_handlers(self.c)
+            if error == 0:
+                self._start_handlers()
+        return self.c.lost
 
     def _start_handlers(self):
         for number, cpu in enumerate(sorted(os.sched_getaffinity(0))[:64]):
@@ -218,9 +196,12 @@ class Manager:
         m: MemoryP = self.c
         i: uint32_t
         n: uint32_t
-        n = sum(thread.name != "coldmem-reclaimer" for thread in self.threads)
+        n = sum(thread.name.startswith("coldmem-faults") for thread in self.threads)
         with cython.nogil:
+            a32_store_rel(cython.address(m.stop), 1)
+            futex_wake(cython.address(m.stop), 0x7FFFFFFF)
             reclaimer_stop(m)
+            ahead_stop(m)
             for i in range(n):
                 a64_load_rlx(cython.cast(cython.pointer(uint64_t), region_bell(m, i)))
         for thread in self.threads:
@@ -244,8 +225,10 @@ class Manager:
         """
         if self.closed:
             return
-        live = a64_load_rlx(cython.address(self.c.arrays))
+        a32_store(cython.address(self.c.closing), 1)  # from here on allocations fail
+        live = a64_load(cython.address(self.c.arrays))
         if live:
+            a32_store(cython.address(self.c.closing), 0)
             size = format_bytes(a64_load_rlx(cython.address(self.c.array_bytes)))
             raise UsageError(
                 f"{live} arrays of {size} are still alive in this Memory: delete them "
@@ -264,15 +247,19 @@ class Manager:
         size: uint64_t
         base: uint64_t = cython.cast(uint64_t, self.c.base)
         self._open_check()
-        low, high = _bounds(array)
+        low, high = array_bounds(array)
         start = low
         size = high - low
+        if size == 0:
+            first[0] = 0
+            n[0] = 0
+            return 0
         if start < base or start + size > base + (self.c.units_max << self.c.unit_shift):
             raise UsageError(
                 "this array does not live in this Memory: make it with mem.array(...) or mem.zeros(...)"
             )
         first[0] = (start - base) >> self.c.unit_shift
-        n[0] = ((start + size - 1 - base) >> self.c.unit_shift) + 1 - first[0] if size else 0
+        n[0] = ((start + size - 1 - base) >> self.c.unit_shift) + 1 - first[0]
         return 0
 
     # -- runs of units -----------------------------------------------------------------------------
@@ -330,7 +317,7 @@ class Manager:
             self._units(array, cython.address(first), cython.address(n))
         except UsageError:
             return False
-        return True
+        return n > 0
 
     def evict(self, array):
         """Compress what is in RAM of an array now; bytes that left.
@@ -350,7 +337,10 @@ class Manager:
         return left << self.c.unit_shift
 
     def prefetch(self, array):
-        """Bring an array into RAM as far as there is room without taking others out; bytes brought in."""
+        """Bring an array into RAM as far as there is room without taking others out.
+
+        Bytes brought in.
+        """
         first: uint64_t = 0
         n: uint64_t = 0
         got: uint64_t = 0
@@ -359,7 +349,7 @@ class Manager:
         with cython.nogil:
             w = context_get(self.c.z)
             if w != cython.NULL:
-                got = bring_in(self.c, first, n, w)
+                got = bring_in(self.c, first, n, 1, w)
                 context_put(self.c.z, w)
         return got << self.c.unit_shift
 
@@ -387,13 +377,15 @@ class Manager:
             raise UsageError(
                 f"madvise(..., {advice!r}): choose 'normal', 'sequential', 'random' or 'dontneed'"
             )
-        low, high = _bounds(array)
+        low, high = array_bounds(array)
         base = cython.cast(uint64_t, self.c.base)
         unit = self.c.unit_bytes
         begin = (low - base + unit - 1) // unit
         end = (high - base) // unit
         if end > begin:
             first, n = begin, end - begin
+            if region_pinned(self.c, first, n):
+                raise UsageError("madvise(..., 'dontneed'): a part of this array is pinned")
             with cython.nogil:
                 w = context_get(self.c.z)
                 if w != cython.NULL:
@@ -463,37 +455,9 @@ class Manager:
         }
 
 
-def _bounds(array):
-    """Lowest address of an array's bytes and the one after the highest."""
-    interface = getattr(array, "__array_interface__", None)
-    if interface is not None and hasattr(array, "itemsize"):
-        low = high = interface["data"][0]
-        shape, strides = interface["shape"], interface.get("strides")
-        size = array.itemsize
-        if 0 in shape:
-            return low, low
-        if strides is None:
-            count = 1
-            for length in shape:
-                count *= length
-            return low, low + count * size
-        for length, stride in zip(shape, strides, strict=True):
-            if stride > 0:
-                high += (length - 1) * stride
-            else:
-                low += (length - 1) * stride
-        return low, high + size
-    view: cython.const[cython.uchar][::1]
-    try:
-        view = memoryview(array).cast("B")
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{type(array).__name__} does not say where its bytes are: {error}") from None
-    if view.shape[0] == 0:
-        return 0, 0
-    start = cython.cast(uint64_t, cython.address(view[0]))
-    return start, start + view.shape[0]
-
-
+# no_gc_clear: __dealloc__ uses the manager, which a collected cycle must not drop first.
+@cython.no_gc_clear
+@cython.cclass
 class Extent:
     """Memory of an array, with the buffer protocol (writable bytes)."""
 
@@ -537,10 +501,16 @@ class Pin:
         return self.array
 
     def __exit__(self, *exc):
-        if self.held:
-            self.held = False
+        self._release()
+
+    def __dealloc__(self):
+        self._release()
+
+    def _release(self):
+        if self.held and not self.manager.closed:
             with cython.nogil:
                 region_unpin(self.manager.c, self.first, self.n)
+        self.held = False
 
 
 class _Runner:
@@ -549,6 +519,9 @@ class _Runner:
             os.sched_setaffinity(threading.get_native_id(), {self.cpu})
             with cython.nogil:
                 handler_loop(self.c)
+        elif self.cpu == READ_AHEAD:
+            with cython.nogil:
+                ahead_loop(self.c)
         else:
             with cython.nogil:
                 reclaimer_loop(self.c)

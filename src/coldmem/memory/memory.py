@@ -7,10 +7,8 @@ any array, slice or view of it.
 
 from __future__ import annotations
 
-import os
 import shutil
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -147,7 +145,7 @@ class Memory(Manager):
         return self.full(shape, 1, dtype, order)
 
     def full(
-        self, shape: Shape, fill_value: Any, dtype: npt.DTypeLike = None, order: str = "C"
+        self, shape: Shape, fill_value: Any, dtype: npt.DTypeLike | None = None, order: str = "C"
     ) -> npt.NDArray[Any]:
         """As `numpy.full`."""
         kind = np.asarray(fill_value).dtype if dtype is None else np.dtype(dtype)
@@ -156,7 +154,7 @@ class Memory(Manager):
         return array
 
     def array(
-        self, data: npt.ArrayLike, dtype: npt.DTypeLike = None, order: str = "C"
+        self, data: npt.ArrayLike, dtype: npt.DTypeLike | None = None, order: str = "C"
     ) -> npt.NDArray[Any]:
         """A copy of `data` that lives here, as `numpy.array` makes one."""
         source = np.asarray(data, dtype)
@@ -165,26 +163,26 @@ class Memory(Manager):
         return array
 
     def frombuffer(self, data: Any, dtype: npt.DTypeLike = float) -> npt.NDArray[Any]:
-        """A writable copy of the bytes of any buffer that lives here, as `numpy.frombuffer` reads them."""
+        """A writable copy of the bytes of `data`, any buffer, as `numpy.frombuffer` reads them."""
         return self.array(np.frombuffer(data, dtype))
 
-    def zeros_like(self, other: npt.ArrayLike, dtype: npt.DTypeLike = None) -> npt.NDArray[Any]:
-        """Zeros of the shape and type of `other`."""
+    def zeros_like(self, other: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
+        """As `numpy.zeros_like`, by shape and type."""
         model = np.asarray(other)
         return self.zeros(model.shape, model.dtype if dtype is None else dtype)
 
-    def empty_like(self, other: npt.ArrayLike, dtype: npt.DTypeLike = None) -> npt.NDArray[Any]:
-        """As `zeros_like`."""
+    def empty_like(self, other: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
+        """As `numpy.empty_like`; the content is zeros."""
         return self.zeros_like(other, dtype)
 
-    def ones_like(self, other: npt.ArrayLike, dtype: npt.DTypeLike = None) -> npt.NDArray[Any]:
-        """Ones of the shape and type of `other`."""
+    def ones_like(self, other: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
+        """As `numpy.ones_like`, by shape and type."""
         model = np.asarray(other)
         return self.ones(model.shape, model.dtype if dtype is None else dtype)
 
     def full_like(
-        self, other: npt.ArrayLike, fill_value: Any, dtype: npt.DTypeLike = None
+        self, other: npt.ArrayLike, fill_value: Any, dtype: npt.DTypeLike | None = None
     ) -> npt.NDArray[Any]:
-        """`fill_value` in the shape and type of `other`."""
+        """As `numpy.full_like`, by shape and type."""
         model = np.asarray(other)
         return self.full(model.shape, fill_value, model.dtype if dtype is None else dtype)

@@ -1,7 +1,8 @@
 """NumPy's allocator hook (NEP 49): data of new arrays lands in a Memory.
 
 Owns: one `Hook` per Memory, inside a capsule. Each array keeps the capsule it was allocated by, the
-capsule keeps the Memory, so an array may outlive every ``with`` block and is freed to where it came from.
+capsule keeps the Memory, so an array may outlive every ``with`` block and is freed to where it came
+from.
 Guarantees: what is smaller than the threshold goes to malloc, as without us; its price is one
 comparison. An allocation that is refused comes back as NULL, which NumPy turns into MemoryError.
 Locks: none; the functions may be called without the GIL.

@@ -30,7 +30,6 @@ from cython.cimports.coldmem.linux.atomic import (
     a32_load_acq,
     a32_load_rlx,
     a32_store_rel,
-    a32_store_rlx,
     a64_cas,
     a64_fetch_add_rlx,
     a64_load_rlx,
@@ -44,7 +43,6 @@ from cython.cimports.coldmem.linux.userfaultfd import uffd_protect
 from cython.cimports.coldmem.memory.limit import charge, charge_always, footprint
 from cython.cimports.coldmem.memory.state import (
     BATCH_UNITS,
-    CHANCE_SHIFT,
     CLEAN,
     LOCK,
     PROTECTED,
@@ -65,18 +63,18 @@ from cython.cimports.coldmem.memory.state import (
     word_with_chance,
     word_with_seq,
 )
-from cython.cimports.coldmem.memory.unit import unit_lock, unit_trylock, unit_unlock
+from cython.cimports.coldmem.memory.unit import unit_trylock, unit_unlock
 from cython.cimports.coldmem.zsmalloc.arena import arena_trim
 from cython.cimports.coldmem.zswap.context import context_get, context_put
-from cython.cimports.coldmem.zswap.state import GROUP_ROOT, WorkContextP, ZW_OK
+from cython.cimports.coldmem.zswap.state import GROUP_ROOT, ZW_OK, WorkContextP
 from cython.cimports.coldmem.zswap.store import zswap_store
-from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import malloc
 
 ROUNDS = cython.declare(uint64_t, 4)  # times round without success before giving up
 WINDOW_ROUNDS = cython.declare(uint64_t, 16)
 REFUSED_MOST = cython.declare(uint64_t, 64)  # units that nothing had room for: do not try them all
-DIRECT_BYTES = cython.declare(uint64_t, 1 << 16)  # beyond what is asked for, so that the next is free
+DIRECT_BYTES = cython.declare(uint64_t, 1 << 18)  # beyond what is asked for, so that the next is free
 BACKGROUND_BYTES = cython.declare(uint64_t, 1 << 20)
 REST_NS = cython.declare(cython.longlong, 10_000_000)
 GAP_UNITS = cython.declare(uint64_t, 512)  # candidates further apart are protected by two calls

@@ -29,4 +29,6 @@ cdef void region_zero(MemoryC *m, uint64_t first, uint64_t n, WorkContext *w) no
 # no device meets a page that is missing or protected.
 cdef int32_t region_pin(MemoryC *m, uint64_t first, uint64_t n) noexcept nogil
 cdef void region_unpin(MemoryC *m, uint64_t first, uint64_t n) noexcept nogil
+# Is any of these units pinned?
+cdef bint region_pinned(MemoryC *m, uint64_t first, uint64_t n) noexcept nogil
 cdef void region_hint(MemoryC *m, uint64_t first, uint64_t n, uint32_t hint) noexcept nogil

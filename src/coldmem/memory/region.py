@@ -11,9 +11,10 @@ Locks: `Span.lock` for the lists; unit locks, in order of address, for what happ
 
 import cython
 from cython.cimports.coldmem.linux.atomic import (
+    a32_load,
+    a64_fetch_add,
     a64_fetch_add_rlx,
     a64_load_acq,
-    a64_load_rlx,
     a64_store_rel,
     a64_store_rlx,
     clz64,
@@ -27,7 +28,7 @@ from cython.cimports.coldmem.linux.lock import (
     rw_write_lock,
     rw_write_unlock,
 )
-from cython.cimports.coldmem.linux.memory import memory_release, memory_reserve
+from cython.cimports.coldmem.linux.memory import memory_forget, memory_release, memory_reserve
 from cython.cimports.coldmem.linux.userfaultfd import (
     uffd_open,
     uffd_protect,
@@ -43,14 +44,15 @@ from cython.cimports.coldmem.memory.state import (
     HINT_MASK,
     HINT_SHIFT,
     NONE,
-    MemoryP,
     RESIDENT,
     RUN_BYTES,
     STORED,
+    MemoryP,
     Place,
     PlaceP,
     slot_of,
     unit_at,
+    word_pins,
     word_state,
     word_with,
 )
@@ -62,7 +64,6 @@ from cython.cimports.libc.errno import ENOMEM
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import free
 from cython.cimports.libc.string import memset
-from cython.cimports.posix.mman import MADV_DONTNEED, madvise
 from cython.cimports.posix.stdlib import posix_memalign
 from cython.cimports.posix.unistd import close
 
@@ -108,6 +109,7 @@ def region_close(m):
     memory_release(m.spans, m.units_max * 8)
     memory_release(m.zeros, RUN_BYTES)
     m.base = cython.NULL
+    m.units_max = 0
     m.words = cython.NULL
     m.spans = cython.NULL
     m.zeros = cython.NULL
@@ -143,7 +145,10 @@ def region_alloc(m, nbytes):
     first: uint64_t
     u: uint64_t
     c: uint32_t = _class_of(n, cython.address(length)) if n else 0
-    if n == 0 or n > m.units_max:
+    # Counted before `closing` is looked at: whoever closes sees us, or we see that.
+    a64_fetch_add(cython.address(m.arrays), 1)
+    if a32_load(cython.address(m.closing)) or n == 0 or n > m.units_max:
+        a64_fetch_add_rlx(cython.address(m.arrays), -1)
         return cython.NULL
     mutex_lock(cython.address(m.span.lock))
     first = m.span.free[c]
@@ -155,13 +160,13 @@ def region_alloc(m, nbytes):
         a64_store_rlx(cython.address(m.span.end), first + length)
     else:
         mutex_unlock(cython.address(m.span.lock))
+        a64_fetch_add_rlx(cython.address(m.arrays), -1)
         return cython.NULL
     m.spans[first] = n
     mutex_unlock(cython.address(m.span.lock))
     for u in range(first, first + n):
         a64_store_rel(cython.address(m.words[u]), NONE)
     a64_fetch_add_rlx(cython.address(m.array_bytes), n << m.unit_shift)
-    a64_fetch_add_rlx(cython.address(m.arrays), 1)
     return unit_at(m, first)
 
 
@@ -204,7 +209,7 @@ def _empty(m: MemoryP, first: uint64_t, n: uint64_t, state: uint64_t, w: WorkCon
             if word_state(x) == CLEAN or word_state(x) == STORED:
                 zswap_invalidate(m.z, slot_of(m, i), w)
         if there:
-            madvise(unit_at(m, u), (stop - u) << m.unit_shift, MADV_DONTNEED)
+            memory_forget(unit_at(m, u), (stop - u) << m.unit_shift)
         for i in range(u, stop):
             x = words[i - u]
             if state == FREE:
@@ -287,6 +292,14 @@ def region_unpin(m, first, n):
         unit_unlock(m, u, x - pin_one())
     a64_fetch_add_rlx(cython.address(m.pinned_units), -n)
     context_put(m.z, w)
+
+
+def region_pinned(m, first, n):
+    u: uint64_t
+    for u in range(first, first + n):
+        if word_pins(a64_load_acq(cython.address(m.words[u]))):
+            return True
+    return False
 
 
 def region_hint(m, first, n, hint):

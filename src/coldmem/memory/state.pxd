@@ -38,9 +38,10 @@ cdef enum Hint:
 
 cdef enum:
     RUN_BYTES = 1 << 18         # most that one fault brings in
-    WINDOW_UNITS = 1024         # units that one sweep looks at
+    WINDOW_UNITS = 8192         # units that one sweep looks at
     BATCH_UNITS = 256           # and takes at most
     STREAMS = 16
+    AHEAD_BYTES = 1 << 20       # how far the readahead thread goes beyond a stream
     SPAN_CLASSES = 512
 
 # Of one working context, so of one thread at a time: counts need no atomic add.
@@ -115,6 +116,11 @@ cdef struct MemoryC:
     int32_t reclaimer           # futex: Reclaimer
     int32_t reclaimer_runs
     int32_t stop
+    int32_t closing             # no more allocations
+    int32_t lost                # in a forked child: -errno where it got no userfaultfd
+    uint64_t ahead              # unit from which a stream goes on
+    int32_t ahead_state         # futex: Ahead
+    int32_t ahead_runs          # futex: 1 until the loop has left
     uint64_t fill1[8]
     RwLock protecting           # see reclaim.py
     Stream streams[STREAMS]
@@ -126,6 +132,11 @@ cdef enum Reclaimer:
     RECLAIMER_NONE = 0
     RECLAIMER_IDLE = 1
     RECLAIMER_WOKEN = 2
+
+cdef enum Ahead:
+    AHEAD_NONE = 0              # no thread
+    AHEAD_AWAKE = 1
+    AHEAD_ASLEEP = 2
 
 # Errors of faults.
 cdef enum FaultError:

@@ -8,8 +8,8 @@ import cython
 from cython.cimports.coldmem.linux.atomic import cpu_relax, futex_wait, sched_yield
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 
-SPINS = cython.declare(uint32_t, 100)
-YIELDS = cython.declare(uint32_t, 120)
+SPINS = cython.declare(uint32_t, 500)
+YIELDS = cython.declare(uint32_t, 520)
 NAP_NS = cython.declare(cython.longlong, 20_000)
 
 

@@ -194,7 +194,8 @@ def _compress(m, p, n, w):
             if a32_load_rlx(cython.address(m.predictor)) > PREDICTOR_MIN:
                 a32_fetch_add_rel(cython.address(m.predictor), -1)
             continue
-        if word_state(x) != RESIDENT or x & PROTECTED == 0 or not unit_trylock(m, u, x):
+        if (word_state(x) != RESIDENT or x & PROTECTED == 0 or word_pins(x)
+                or not unit_trylock(m, u, x)):
             continue
         if zswap_store(m.z, slot_of(m, u), unit_at(m, u), GROUP_ROOT, w) == ZW_OK:
             p.counts.compressed += 1

@@ -18,7 +18,9 @@ import cython
 from cython.cimports.coldmem.linux.atomic import (
     a32_load_acq,
     a64_load_acq,
+    a64_load_rlx,
     a64_store_rel,
+    a64_store_rlx,
     fault_was_write,
     keep_errno,
 )
@@ -29,6 +31,7 @@ from cython.cimports.coldmem.linux.userfaultfd import (
     uffd_copy,
     uffd_poison,
     uffd_read,
+    uffd_wake,
 )
 from cython.cimports.coldmem.memory.fault import fault_serve
 from cython.cimports.coldmem.memory.region import region_bytes
@@ -47,6 +50,9 @@ from cython.cimports.posix.signal import siginfo_t
 from cython.cimports.posix.unistd import write
 
 text = cython.typedef(cython.pointer(cython.const[cython.char]))
+_low = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)  # all memories that ever were lie between these
+_high = cython.declare(uint64_t, 0)
+FOREIGN_TIMES = cython.declare(uint32_t, 16)
 _memories = cython.declare(uint64_t[64])
 _table = cython.declare(Mutex)
 
@@ -55,6 +61,8 @@ def memory_of(address):
     i: uint32_t
     m: MemoryP
     base: uint64_t
+    if address < a64_load_rlx(cython.address(_low)) or address >= a64_load_rlx(cython.address(_high)):
+        return cython.NULL
     for i in range(MEMORIES_MAX):
         m = cython.cast(MemoryP, a64_load_acq(cython.address(_memories[i])))
         if m == cython.NULL:
@@ -106,7 +114,10 @@ def _on_sigbus(
 def deliver_add(m):
     i: uint32_t
     done: cython.int = -1
+    base: uint64_t = cython.cast(uint64_t, m.base)
     mutex_lock(cython.address(_table))
+    a64_store_rlx(cython.address(_low), min(_low, base))
+    a64_store_rlx(cython.address(_high), max(_high, base + region_bytes(m)))
     for i in range(MEMORIES_MAX):
         if _memories[i] == 0:
             a64_store_rel(cython.address(_memories[i]), cython.cast(uint64_t, m))
@@ -153,6 +164,8 @@ def handler_loop(m):
     flags: uint64_t = 0
     got: cython.int
     result: int32_t
+    strange: uint64_t = 0
+    times: uint32_t = 0
     end: uint64_t = cython.cast(uint64_t, m.base) + (m.units_max << m.unit_shift)
     while True:
         got = uffd_read(m.fd, cython.address(address), cython.address(flags))
@@ -167,6 +180,14 @@ def handler_loop(m):
                 return
             continue
         result = fault_serve(m, address, 1 if flags & (FAULT_WRITE | FAULT_WP) else 0)
+        if result == FAULT_FOREIGN:
+            # The message may be old: another thread's readahead has served it meanwhile, and the array
+            # is freed. A thread that really touches what is not ours does it again once woken.
+            times = times + 1 if address == strange else 1
+            strange = address
+            if times < FOREIGN_TIMES:
+                uffd_wake(m.fd, cython.cast(cython.p_void, address & ~(m.unit_bytes - 1)), m.unit_bytes)
+                continue
         if result != FAULT_OK:
             explain(result)
             uffd_poison(m.fd, cython.cast(cython.p_void, address & ~(m.unit_bytes - 1)), m.unit_bytes)

@@ -326,7 +326,7 @@ def fault_serve(m, address, write):
     if w == cython.NULL:
         return FAULT_CLOSED
     result = fault_unit(m, unit, write, w)
-    if result != FAULT_OK:
+    if result != FAULT_OK and result != FAULT_FOREIGN:
         m.places[w.index].counts.failed += 1
     context_put(m.z, w)
     return result

@@ -9,6 +9,7 @@ Owns: the set of open memories.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import weakref
@@ -20,6 +21,12 @@ _open: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
 def watch(manager: Any) -> None:
     """From now on a fork takes this one along."""
     _open.add(manager)
+
+
+def _at_exit() -> None:
+    """Arrays, threads and handlers work until the process is gone: nothing is torn down under them."""
+    for manager in list(_open):
+        manager._keep()
 
 
 def _after_in_child() -> None:
@@ -34,3 +41,4 @@ def _after_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_in_child)
+atexit.register(_at_exit)

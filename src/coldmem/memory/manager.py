@@ -48,10 +48,12 @@ from cython.cimports.coldmem.memory.state import (
     RECLAIMER_IDLE,
     MemoryP,
 )
+from cython.cimports.coldmem.memory.syscalls import syscalls_watch
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.state import WorkContextP
 from cython.cimports.coldmem.zswap.zswap import Zswap
 from cython.cimports.cpython.buffer import PyBuffer_FillInfo
+from cython.cimports.cpython.ref import Py_INCREF
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc
 from cython.cimports.libc.string import memset
@@ -79,6 +81,8 @@ HINTS = {"normal": HINT_NORMAL, "sequential": HINT_SEQUENTIAL, "random": HINT_RA
 def manager_alloc(m, promise, nbytes):
     if a64_load_rlx(cython.address(m.array_bytes)) + nbytes > promise:
         return cython.NULL
+    if m.sigbus:
+        syscalls_watch()
     return region_alloc(m, nbytes)
 
 
@@ -197,6 +201,10 @@ class Manager:
     def _start_handlers(self):
         for number, cpu in enumerate(sorted(os.sched_getaffinity(0))[:64]):
             self._thread(f"faults-{number}", cpu)
+
+    def _keep(self):
+        """At interpreter exit: never destroyed."""
+        Py_INCREF(self)
 
     def _stop(self):
         """Stop the threads, give everything back. No array is left."""

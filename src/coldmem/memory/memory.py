@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coldmem.errors import UsageError
+from coldmem.memory.check import check_memory
 from coldmem.memory.hooked import HookStack
 from coldmem.memory.manager import Manager
 from coldmem.memory.sizes import THRESHOLD_BYTES, UNIT_BYTES, memory_bytes, swap_bytes
@@ -87,6 +88,22 @@ class Memory(Manager):
 
     def __exit__(self, *exc: object) -> None:
         self._hooks.leave()
+
+    def check_valid(self, level: str = "cheap") -> None:
+        """Check the invariants. Faults and calls in other threads wait meanwhile.
+
+        Parameters
+        ----------
+        level : {"cheap", "full"}
+            "cheap": the state of each unit, and all counts. "full": the kernel's page table, free
+            lists and the compressed data too.
+
+        Raises
+        ------
+        CorruptPoolError
+            A structure contradicts itself.
+        """
+        check_memory(self, level)
 
     # -- arrays ------------------------------------------------------------------------------------
     def empty(

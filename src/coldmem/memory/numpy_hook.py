@@ -47,7 +47,10 @@ def _ours(h: HookP, p: cython.p_void) -> cython.bint:
 @cython.exceptval(check=False)
 def _take(h: HookP, size: uint64_t) -> cython.p_void:
     live: uint64_t
-    p: cython.p_void = manager_alloc(h.m, h.promise, size)
+    p: cython.p_void
+    if h.m.units_max == 0:  # closed, and a thread that was started before still uses the hook
+        return h.inner.malloc(h.inner.ctx, size)
+    p = manager_alloc(h.m, h.promise, size)
     if p == cython.NULL:
         a64_fetch_add_rlx(cython.address(h.refused), 1)
         return p
@@ -77,6 +80,8 @@ def _calloc(ctx: cython.p_void, count: cython.size_t, size: cython.size_t) -> cy
     if size and count > cython.cast(cython.size_t, -1) // size:
         return cython.NULL
     if count * size < h.threshold_bytes:
+        return h.inner.calloc(h.inner.ctx, count, size)
+    if h.m.units_max == 0:
         return h.inner.calloc(h.inner.ctx, count, size)
     return _take(h, count * size)
 

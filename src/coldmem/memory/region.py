@@ -108,6 +108,7 @@ def region_close(m):
     memory_release(m.words, m.units_max * 8)
     memory_release(m.spans, m.units_max * 8)
     memory_release(m.zeros, RUN_BYTES)
+    m.units_max = 0  # from now on nothing is ours, and nothing is handed out
     m.base = cython.NULL
     m.units_max = 0
     m.words = cython.NULL

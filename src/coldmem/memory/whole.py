@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -58,7 +57,7 @@ class Settings:
             raise UsageError(f"there is no directory {self.directory} for the swap file")
 
 
-class _AfterImport(MetaPathFinder):
+class _AfterImport:
     """Calls `then` once, when a module of this name has been imported."""
 
     def __init__(self, name: str, then: Callable[[], None]) -> None:

@@ -44,6 +44,7 @@ from cython.cimports.coldmem.memory.state import (
     HINT_MASK,
     HINT_SHIFT,
     NONE,
+    PROTECTED,
     RESIDENT,
     RUN_BYTES,
     STORED,
@@ -261,7 +262,8 @@ def region_pin(m, first, n):
     p = place_of(m, w)
     for u in range(first, first + n):
         x = unit_lock(m, u, cython.address(p.counts))
-        unit_unlock(m, u, x + pin_one())
+        # Not a candidate any more: else a sweep could still compress it after its protection is gone.
+        unit_unlock(m, u, (x & ~cython.cast(uint64_t, PROTECTED)) + pin_one())
     a64_fetch_add_rlx(cython.address(m.pinned_units), n)
     # Whoever looked for pins before they were set has finished its protecting after this.
     rw_write_lock(cython.address(m.protecting))

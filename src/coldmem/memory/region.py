@@ -50,7 +50,6 @@ from cython.cimports.coldmem.memory.state import (
     STORED,
     MemoryP,
     Place,
-    PROTECTED,
     PlaceP,
     slot_of,
     unit_at,

@@ -14,6 +14,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 #ifdef __SSE2__
 #include <emmintrin.h>
@@ -33,6 +34,7 @@
 #define a32_xchg_rel(p, v) __atomic_exchange_n((p), (v), __ATOMIC_RELEASE)
 #define a32_xchg(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
 
+#define a64_load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
 #define a64_load_rlx(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define a64_load_acq(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define a64_store_rlx(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
@@ -91,6 +93,25 @@ static inline void futex_wait(int32_t *word, int32_t value, int64_t timeout_ns) 
 }
 static inline void futex_wake(int32_t *word, int count) {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, (void *)0, (void *)0, 0);
+}
+/* What a signal handler's context says of the access that failed: 1 a write, 0 a read, -1 not known. */
+static inline int fault_was_write(void *context) {
+#if defined(__x86_64__)
+    return (int)(((ucontext_t *)context)->uc_mcontext.gregs[REG_ERR] >> 1 & 1);
+#else
+    (void)context;
+    return -1;
+#endif
+}
+static inline void keep_errno(int value) { errno = value; }
+static inline int userfaultfd_syscall(int flags) {
+#ifdef SYS_userfaultfd
+    return (int)syscall(SYS_userfaultfd, flags);
+#else
+    (void)flags;
+    errno = ENOSYS;
+    return -1;
+#endif
 }
 /* Copy to where nobody looks soon. Of much data, whole cache lines go past the caches, so that the old
  * content of the destination is not read in first. Less stays in the caches: it is often read soon.

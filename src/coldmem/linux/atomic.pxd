@@ -17,6 +17,7 @@ cdef extern from "_atomic.h" nogil:
     int32_t a32_xchg(int32_t *p, int32_t v) noexcept
     bint a32_cas(int32_t *p, int32_t old, int32_t new) noexcept
 
+    uint64_t a64_load(uint64_t *p) noexcept
     uint64_t a64_load_rlx(uint64_t *p) noexcept
     uint64_t a64_load_acq(uint64_t *p) noexcept
     void a64_store_rlx(uint64_t *p, uint64_t v) noexcept
@@ -35,6 +36,9 @@ cdef extern from "_atomic.h" nogil:
     int clz64(uint64_t x) noexcept
     int popcount64(uint64_t x) noexcept
     void prefetch(const void *p) noexcept
+    int fault_was_write(void *context) noexcept
+    void keep_errno(int value) noexcept
+    int userfaultfd_syscall(int flags) noexcept
     void copy_cold(uint8_t *to, const uint8_t *src, uint64_t n) noexcept
     uint64_t now_ns() noexcept
     uint32_t cpu_number() noexcept

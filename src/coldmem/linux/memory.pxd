@@ -7,3 +7,7 @@ cdef void *memory_reserve(uint64_t nbytes) noexcept nogil
 cdef void memory_release(void *start, uint64_t nbytes) noexcept nogil
 # Ranges are sorted and joined in place; system calls made.
 cdef uint32_t memory_dontneed(iovec *ranges, uint32_t count) noexcept nogil
+# One range, in one system call.
+cdef void memory_forget(void *start, uint64_t nbytes) noexcept nogil
+# Any access to the range ends in SIGSEGV from now on.
+cdef void memory_forbid(void *start, uint64_t nbytes) noexcept nogil

@@ -20,7 +20,7 @@ from cython.cimports.coldmem.linux.atomic import (
 )
 from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import qsort
-from cython.cimports.posix.mman import MADV_DONTNEED, madvise, munmap
+from cython.cimports.posix.mman import MADV_DONTNEED, PROT_NONE, madvise, mprotect, munmap
 
 MADV_NOHUGEPAGE = cython.declare(cython.int, 15)
 _vectored = cython.declare(int32_t, 1)
@@ -77,6 +77,14 @@ def memory_dontneed(ranges, count):
     for i in range(joined):
         madvise(ranges[i].iov_base, ranges[i].iov_len, MADV_DONTNEED)
     return joined
+
+
+def memory_forget(start, nbytes):
+    madvise(start, nbytes, MADV_DONTNEED)
+
+
+def memory_forbid(start, nbytes):
+    mprotect(start, nbytes, PROT_NONE)
 
 
 def _after_fork_in_child() -> None:

@@ -7,6 +7,12 @@ from coldmem.zswap.swapmap cimport SwapMap
 cdef enum:
     PUNCH_BATCH = 16            # regions whose disk space goes back in one go
 
+cdef struct LateFree:           # see swaphold.py
+    uint64_t offset
+    uint32_t n
+
+ctypedef LateFree *LateFreeP
+
 cdef struct SwapFileC:
     Mutex lock                  # guards the map and every field below it up to `fd`
     uint64_t used_bytes         # granules in use, in bytes; read without the lock as a hint (a64_load_rlx)
@@ -14,6 +20,10 @@ cdef struct SwapFileC:
     uint64_t punched_bytes
     uint64_t punch_errors
     uint64_t bad_frees          # calls of swap_free that made no sense; check_valid reports them
+    LateFree *later             # frees that wait until no forked child is left
+    uint64_t later_n
+    uint64_t later_room
+    uint32_t holds              # forked children that may still read
     uint32_t punch_batch        # constant; 0: this file's disk space never goes back
     int32_t punching            # regions are busy; also waited on with futex_wait
     int32_t closed              # set under the lock; read atomically without it

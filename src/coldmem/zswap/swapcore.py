@@ -17,6 +17,7 @@ from cython.cimports.coldmem.linux.atomic import (
 )
 from cython.cimports.coldmem.linux.file import file_punch
 from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
+from cython.cimports.coldmem.zswap.swaphold import swap_defer
 from cython.cimports.coldmem.zswap.swapio import (
     FaultTableP,
     faulty_punch,
@@ -35,6 +36,7 @@ from cython.cimports.coldmem.zswap.swapmap import (
 )
 from cython.cimports.libc.errno import EBADF, EINVAL, EROFS
 from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
+from cython.cimports.libc.stdlib import free
 from cython.cimports.posix.unistd import close
 
 ONE = cython.declare(uint64_t, 1)
@@ -92,6 +94,9 @@ def swap_free(f, offset, n):
         return
     mutex_lock(cython.address(f.lock))
     if f.closed:
+        mutex_unlock(cython.address(f.lock))
+        return
+    if f.holds and swap_defer(f, offset, n):
         mutex_unlock(cython.address(f.lock))
         return
     if offset & ((ONE << f.map.granule_shift) - 1) or map_free(
@@ -229,4 +234,7 @@ def swap_close(f):
         sched_yield()
     close(f.fd)
     f.fd = -1
+    free(f.later)
+    f.later = cython.NULL
+    f.later_n = 0
     map_destroy(cython.address(f.map))

@@ -41,14 +41,14 @@ data of another offset                    seed is the slot
 no hole punching on this file system      survived: the space is reused, but stays on disk
 fork                                      survived: in the child swap_alloc and swap_write return
                                           -EROFS and swap_free does nothing, since the file is the
-                                          parent's too; what is still there can be read
+                                          parent's too; what was there can be read,
+                                          its room is not reused while children live
 close while transfers run                 survived: close waits for them; later ones get -EBADF
 ========================================  =======================================================
 """
 
 import errno as errno_names
 import os
-import weakref
 
 import cython
 from cython.cimports.coldmem.linux.atomic import (
@@ -69,6 +69,7 @@ from cython.cimports.coldmem.zswap.swapcore import (
     swap_read,
     swap_write,
 )
+from cython.cimports.coldmem.zswap.swaphold import swap_hold, swap_let_go
 from cython.cimports.coldmem.zswap.swapio import Faults
 from cython.cimports.coldmem.zswap.swapmap import (
     REGION_SHIFT,
@@ -93,6 +94,7 @@ from coldmem.errors import (
 )
 from coldmem.linux.file import in_memory
 from coldmem.units import format_bytes, parse_bytes
+from coldmem.zswap import children
 from coldmem.zswap.swapdir import default_directory, open_swap_file
 
 SWAP_MAX_LIMIT = 1 << 44  # 16 TiB, the largest file of ext4
@@ -163,7 +165,7 @@ class SwapFile:
         if not preallocate:
             self.c.punch_batch = min(PUNCH_BATCH, max(1, self.c.bytes_max >> (REGION_SHIFT + 3)))
         self.c.closed = 0
-        _open_files.add(self)
+        children.watch(self)
 
     def __dealloc__(self) -> None:
         # No Python here: the interpreter may be going down.
@@ -442,6 +444,23 @@ class SwapFile:
         if bad_frees:
             raise InternalError(f"swap file: {bad_frees} frees of what was not allocated")
 
+    # -- fork, see children.py ---------------------------------------------------------------------
+    def _hold(self) -> None:
+        with cython.nogil:
+            swap_hold(cython.address(self.c))
+
+    def _let_go(self) -> None:
+        with cython.nogil:
+            swap_let_go(cython.address(self.c))
+
+    def _inherit(self) -> None:
+        # The file is the parent's as well, so the child may read and nothing else. A thread that is
+        # not here any more may have held the lock, or been in a transfer or a punch: forget it.
+        self.c.inherited = 1
+        self.c.punching = 0
+        self.c.started = self.c.writes + self.c.reads
+        mutex_init(cython.address(self.c.lock), False)
+
     def install_faults(self, rows: object, seed: int = 0) -> object:
         """Make transfers fail from now on, for tests; no rows: stop it.
 
@@ -467,21 +486,3 @@ class SwapFile:
         a64_store_rel(cython.address(self.c.faults),
                       cython.cast(uint64_t, cython.address(table.c)))
         return table
-
-
-# -- fork ------------------------------------------------------------------------------------------
-_open_files: "weakref.WeakSet[SwapFile]" = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    # The file is the parent's as well, so the child may read and nothing else. A thread that is not
-    # here any more may have held the lock, or been in a transfer or a punch: forget about it.
-    file: SwapFile
-    for file in _open_files:
-        file.c.inherited = 1
-        file.c.punching = 0
-        file.c.started = file.c.writes + file.c.reads
-        mutex_init(cython.address(file.c.lock), False)
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,3 @@
+from typing import Any
+
+def check_memory(manager: Any, level: str = "cheap") -> None: ...

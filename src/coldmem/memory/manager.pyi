@@ -1,0 +1,46 @@
+from types import TracebackType
+from typing import Any
+
+from coldmem.zswap.zswap import Zswap
+
+class Manager:
+    zswap: Zswap
+    delivery: str
+    memory_max: int
+    swap_max: int
+    overcommit: bool
+    closed: bool
+    def _start(
+        self,
+        memory_max: int,
+        swap_max: int,
+        unit_bytes: int,
+        delivery: str,
+        directory: str | None,
+        codec: str,
+        overcommit: bool,
+        locking: str,
+    ) -> None: ...
+    def close(self) -> None: ...
+    def allocate(self, nbytes: int) -> Extent: ...
+    def owns(self, array: object) -> bool: ...
+    def evict(self, array: object) -> int: ...
+    def prefetch(self, array: object) -> int: ...
+    def madvise(self, array: object, advice: str) -> None: ...
+    def pinned(self, array: Any) -> Pin: ...
+    def stats(self) -> dict[str, Any]: ...
+
+class Extent:
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __len__(self) -> int: ...
+    @property
+    def address(self) -> int: ...
+
+class Pin:
+    def __enter__(self) -> Any: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...

@@ -12,7 +12,7 @@ from coldmem.errors import UsageError
 from coldmem.lab import demo
 from coldmem.zswap import Zswap
 
-SMALL = ["demo", "--max-pool", "4M", "--threads", "3"]
+SMALL = ["demo", "--part", "engine", "--max-pool", "4M", "--threads", "3"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from coldmem import Memory
 
 Make = Callable[..., Memory]

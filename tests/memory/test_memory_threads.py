@@ -136,7 +136,7 @@ def test_fork_in_the_middle_of_it(make_memory: Make) -> None:
         raise AssertionError("the child hangs")
 
     try:
-        done, bad, _ = run(stress, 2, 2, 4, beside=fork)
+        _, bad, _ = run(stress, 2, 2, 4, beside=fork)
     finally:
         stress.stop_all()
     assert bad == 0 and stress.wrong() == 0 and forks > 0

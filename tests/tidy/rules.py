@@ -297,7 +297,11 @@ def exported(package: Path) -> Iterator[tuple[str, Path]]:
     listed: list[str] = []
     found: dict[str, Path] = {}
     top = next(p for p in [package, *package.parents] if p.name == "coldmem").parent
+    body = list(tree.body)
     for node in tree.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            body += node.body  # a package that imports its parts when they are used
+    for node in body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
             listed = ast.literal_eval(node.value)
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("coldmem"):

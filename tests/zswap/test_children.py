@@ -57,10 +57,10 @@ def test_room_is_not_reused_while_a_child_lives():
         for version in (2, 3):
             for slot in range(UNITS):
                 zswap.store(slot, unit(slot, version))
+        held = zswap.swap.used_bytes
         os.write(begin, b"x")
         os.close(begin)
         assert os.waitpid(pid, 0)[1] == 0
-        held = zswap.swap.used_bytes
         end = time.monotonic() + 30
         while zswap.swap.used_bytes >= held and time.monotonic() < end:
             time.sleep(0.02)
@@ -91,12 +91,12 @@ def test_two_children_and_a_grandchild():
         for version in (2, 3):
             for slot in range(UNITS):
                 zswap.store(slot, unit(slot, version))
+        held = zswap.swap.used_bytes
         for pid, begin in ((first, begin_first), (second, begin_second)):
             os.write(begin, b"x")
             os.close(begin)
             assert os.waitpid(pid, 0)[1] == 0
         end = time.monotonic() + 30
-        held = zswap.swap.used_bytes
         while zswap.swap.used_bytes >= held and time.monotonic() < end:
             time.sleep(0.02)
         assert zswap.swap.used_bytes < held

@@ -55,6 +55,7 @@ bench = LazyGroup(
     {
         "engine": ("coldmem.cli.bench_engine", "store, load, invalidate against the bare codec"),
         "codecs": ("coldmem.cli.bench_codecs", "codecs and filters: bytes and speed"),
+        "memory": ("coldmem.cli.bench_memory", "managed memory beside the kernel's zswap and zram"),
     },
     "Measurements of one part each.",
 )
@@ -70,7 +71,9 @@ class Root(LazyGroup):
 cli = Root(
     "coldmem",
     {
-        "demo": ("coldmem.cli.demo", "store real data through the pool, read it back, verify it"),
+        "run": ("coldmem.cli.run", "a whole program, unchanged, with more memory for its arrays"),
+        "doctor": ("coldmem.cli.doctor", "what this machine permits, and how to permit more"),
+        "demo": ("coldmem.cli.demo", "NumPy on more data than the limit, every result checked"),
         "lab": ("", "experiments on the allocator"),
         "bench": ("", "measurements of one part each"),
     },
@@ -97,9 +100,8 @@ cli.params.append(
 def run(arguments: Sequence[str]) -> int:
     """Run ``coldmem *arguments``; the exit code."""
     try:
-        code = cli.main(list(arguments), prog_name="coldmem", standalone_mode=False)
+        found = cli.main(list(arguments), prog_name="coldmem", standalone_mode=False)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -113,6 +115,9 @@ def run(arguments: Sequence[str]) -> int:
     except ColdmemError as error:
         print(f"coldmem: {error}", file=sys.stderr)
         return error.exit_code
+    if callable(found):
+        found()  # a program of the user's: what it raises is its own, and the interpreter's to show
+    return found if isinstance(found, int) else 0
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ Locks: the GIL.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -100,6 +99,8 @@ def register_codec(name: str, factory: Callable[[], Codec | CodecLike]) -> None:
 
 def _unknown(name: str, why: str = "") -> UnknownCodecError:
     names = _known_names()
+    import difflib  # for a misspelt name only
+
     close = difflib.get_close_matches(name.lower(), names, n=3)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return UnknownCodecError(

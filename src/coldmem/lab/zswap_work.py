@@ -66,7 +66,8 @@ def swap_take(a, w, slot, out):
         if not zswap_invalidate(a.zswap, slot, x):
             w.bad += 1
         context_put(a.zswap, x)
-    if got != cython.cast(int32_t, n) or memcmp(out, want, 8) != 0 or memcmp(out + n - 8, want + n - 8, 8) != 0:
+    if (got != cython.cast(int32_t, n) or memcmp(out, want, 8) != 0
+            or memcmp(out + n - 8, want + n - 8, 8) != 0):
         w.bad += 1
     a.held[slot] = 0
 

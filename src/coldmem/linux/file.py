@@ -6,7 +6,6 @@ exec. Errors are the system's own (OSError, or -errno below Python). No policy, 
 
 import errno
 import os
-import secrets
 
 import cython
 from cython.cimports.libc.errno import EINTR
@@ -46,7 +45,7 @@ def open_unnamed(directory: str) -> int:
     except OSError as error:
         if error.errno not in NO_TMPFILE:
             raise
-        path = os.path.join(directory, f".coldmem-{secrets.token_hex(8)}")
+        path = os.path.join(directory, f".coldmem-{os.urandom(8).hex()}")
         fd = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         os.unlink(path)
     os.fchmod(fd, 0o600)  # a strict umask may have taken the owner's own bits away

@@ -1,10 +1,12 @@
-"""CPU time: of this process, and of the whole machine. No policy, no locks."""
+"""What this process, a thread and the machine use, by the kernel's account. No policy, no locks."""
 
 from __future__ import annotations
 
 import os
 import resource
 from pathlib import Path
+
+from coldmem.errors import EnvironmentFailure
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -27,3 +29,29 @@ def machine_cpu_s() -> float | None:
     ticks = [int(field) for field in fields[1:9]]
     idle = ticks[3] + ticks[4]
     return (sum(ticks) - idle) / _TICKS_PER_S
+
+
+def thread_cpu_s(native_id: int) -> float:
+    """CPU seconds of one thread of this process so far; 0.0 when it is gone."""
+    try:
+        text = Path(f"/proc/self/task/{native_id}/stat").read_text()
+    except OSError:
+        return 0.0
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def anonymous_bytes() -> int:
+    """Anonymous memory of this process that is in RAM: what programs call their own."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise EnvironmentFailure("/proc/self/status has no RssAnon: this kernel is too old")
+
+
+def machine_bytes(name: str) -> int | None:
+    """A line of /proc/meminfo in bytes; None where this kernel has no such line."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return None

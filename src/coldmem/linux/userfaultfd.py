@@ -4,11 +4,13 @@ Guarantees: each call is done whole or says why not; interrupted ones (EAGAIN, E
 where they stopped. No policy, no locks.
 """
 
+import os
+
 import cython
 from cython.cimports.coldmem.linux.atomic import sched_yield, userfaultfd_syscall
 from cython.cimports.libc.errno import EAGAIN, EEXIST, EINTR, errno
 from cython.cimports.libc.stdint import int32_t, uint64_t
-from cython.cimports.posix.fcntl import O_CLOEXEC, O_RDWR, open
+from cython.cimports.posix.fcntl import O_CLOEXEC, O_RDONLY, open
 from cython.cimports.posix.ioctl import ioctl
 from cython.cimports.posix.unistd import close, read
 
@@ -25,6 +27,7 @@ MODE_MISSING_WP = cython.declare(uint64_t, 3)
 COPY_MODE_WP = cython.declare(uint64_t, 2)
 EVENT_PAGEFAULT = cython.declare(cython.int, 0x12)
 PAGE = cython.declare(uint64_t, 4096)
+WAYS = ("syscall", "device", "user_mode_only")
 
 
 @cython.cfunc
@@ -37,7 +40,7 @@ def _new(way: int32_t) -> cython.int:
     if way == 0:
         fd = userfaultfd_syscall(O_CLOEXEC)
     elif way == 1:
-        device = open(b"/dev/userfaultfd", O_RDWR | O_CLOEXEC)
+        device = open(b"/dev/userfaultfd", O_RDONLY | O_CLOEXEC)
         if device < 0:
             return -errno
         fd = ioctl(device, IOC_NEW, O_CLOEXEC)
@@ -157,3 +160,33 @@ def rights_here() -> str:
     if fd >= 0:
         close(fd)
     return ("none", "user", "full")[rights]
+
+
+def ways_here() -> dict[str, str]:
+    """How one can be opened, each way tried: "" or why not, by the way's name."""
+    found = {}
+    way: int32_t
+    for way in range(3):
+        fd: cython.int = _new(way)
+        if fd >= 0:
+            close(fd)
+        found[WAYS[way]] = "" if fd >= 0 else os.strerror(-fd)
+    return found
+
+
+def features_here() -> int:
+    """Feature bits of this kernel's userfaultfd; 0 when none can be opened."""
+    a: UffdApi
+    way: int32_t
+    for way in range(3):
+        fd: cython.int = _new(way)
+        if fd < 0:
+            continue
+        a.api = API
+        a.features = 0
+        a.ioctls = 0
+        done: cython.int = ioctl(fd, IOC_API, cython.address(a))
+        close(fd)
+        if done == 0:
+            return a.features
+    return 0

@@ -1,10 +1,6 @@
 # fork: the child's half of a Memory.
 from coldmem.memory.state cimport MemoryC
 
-cdef extern from "<pthread.h>" nogil:
-    int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil,
-                       void (*child)() noexcept nogil)
-
 # In a child that may have threads: change over to handler threads, which the caller starts.
 # 0 or -errno; the range is then closed to all access.
 cdef int child_use_handlers(MemoryC *m) noexcept nogil

@@ -25,6 +25,7 @@ from cython.cimports.coldmem.linux.atomic import (
 )
 from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
 from cython.cimports.coldmem.linux.memory import memory_forbid
+from cython.cimports.coldmem.linux.process import pthread_atfork
 from cython.cimports.coldmem.linux.userfaultfd import uffd_open, uffd_register
 from cython.cimports.coldmem.memory.deliver import (
     MEMORIES_MAX,
@@ -120,6 +121,7 @@ def _before() -> cython.void:
         if m != cython.NULL:
             mutex_lock(cython.address(m.z.admin))
             contexts_stop(m.z)
+            mutex_lock(cython.address(m.span.lock))  # taken without a context, too
 
 
 @cython.cfunc
@@ -131,6 +133,7 @@ def _release() -> cython.void:
     for i in range(MEMORIES_MAX):
         m = deliver_memory(i)
         if m != cython.NULL:
+            mutex_unlock(cython.address(m.span.lock))
             contexts_resume(m.z)
             mutex_unlock(cython.address(m.z.admin))
     deliver_unlock()

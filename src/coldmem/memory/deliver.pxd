@@ -1,12 +1,7 @@
 # How a fault reaches us: as a signal in the faulting thread, or as a message to a handler thread.
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from posix.signal cimport siginfo_t
-
 from coldmem.memory.state cimport MemoryC
-
-ctypedef void (*InfoHandler)(int, siginfo_t *, void *) noexcept nogil
-ctypedef void (*PlainHandler)(int) noexcept nogil
 
 cdef enum:
     MEMORIES_MAX = 64
@@ -22,5 +17,6 @@ cdef MemoryC *deliver_memory(uint32_t i) noexcept nogil
 cdef MemoryC *memory_of(uint64_t address) noexcept nogil
 # The loop of a handler thread; returns when m.stop is set and one more fault comes.
 cdef void handler_loop(MemoryC *m) noexcept nogil
-cdef void install() noexcept nogil
 cdef void explain(int32_t result) noexcept nogil
+# Take SIGBUS; with the table locked. 0: it was ours.
+cdef int install() noexcept nogil

@@ -5,8 +5,8 @@ but a system call that meets a missing page fails, since it cannot be interrupte
 Handler threads: the kernel sends a message and puts the thread to sleep until the page is there. System
 calls just work, where the process has the right to serve them.
 
-Owns: the table of memories, and the process's SIGBUS action while one of them uses it. What is not
-ours goes to whoever had the signal before.
+Owns: the table of memories. While one of them uses SIGBUS, our handler is in front (sigbus.py), and
+what is not ours goes to the others.
 Guarantees: the signal handler calls nothing that is not safe in a signal handler: no allocator but on a
 context's first use (the signal is synchronous: its thread was touching an array, not inside malloc),
 no Python, no stdio; it keeps errno. A fault that cannot be served ends the process with a sentence on
@@ -18,7 +18,9 @@ import cython
 from cython.cimports.coldmem.linux.atomic import (
     a32_load_acq,
     a64_load_acq,
+    a64_load_rlx,
     a64_store_rel,
+    a64_store_rlx,
     fault_was_write,
     keep_errno,
 )
@@ -33,6 +35,7 @@ from cython.cimports.coldmem.linux.userfaultfd import (
 )
 from cython.cimports.coldmem.memory.fault import fault_serve
 from cython.cimports.coldmem.memory.region import region_bytes
+from cython.cimports.coldmem.memory.sigbus import sigbus_give_back, sigbus_pass_on, sigbus_take
 from cython.cimports.coldmem.memory.state import (
     FAULT_CLOSED,
     FAULT_FOREIGN,
@@ -41,29 +44,25 @@ from cython.cimports.coldmem.memory.state import (
     MemoryP,
 )
 from cython.cimports.libc.errno import errno
-from cython.cimports.libc.signal import SIG_DFL, SIGBUS
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
-from cython.cimports.libc.string import memset, strlen
-from cython.cimports.posix.signal import (
-    SA_NODEFER,
-    SA_SIGINFO,
-    sigaction,
-    sigaction_t,
-    siginfo_t,
-)
+from cython.cimports.libc.string import strlen
+from cython.cimports.posix.signal import siginfo_t
 from cython.cimports.posix.unistd import write
 
 text = cython.typedef(cython.pointer(cython.const[cython.char]))
+_low = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)  # all memories that ever were lie between these
+_high = cython.declare(uint64_t, 0)
 FOREIGN_TIMES = cython.declare(uint32_t, 16)
 _memories = cython.declare(uint64_t[64])
 _table = cython.declare(Mutex)
-_before = cython.declare(sigaction_t)  # what was there before us
 
 
 def memory_of(address):
     i: uint32_t
     m: MemoryP
     base: uint64_t
+    if address < a64_load_rlx(cython.address(_low)) or address >= a64_load_rlx(cython.address(_high)):
+        return cython.NULL
     for i in range(MEMORIES_MAX):
         m = cython.cast(MemoryP, a64_load_acq(cython.address(_memories[i])))
         if m == cython.NULL:
@@ -95,21 +94,6 @@ def explain(result):
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _pass_on(signal: cython.int, info: cython.pointer(siginfo_t), context: cython.p_void) -> cython.void:
-    default: sigaction_t
-    if _before.sa_flags & SA_SIGINFO and cython.cast(cython.p_void, _before.sa_sigaction) != cython.NULL:
-        cython.cast(InfoHandler, _before.sa_sigaction)(signal, info, context)
-    elif _before.sa_flags & SA_SIGINFO == 0 and _before.sa_handler != SIG_DFL:
-        cython.cast(PlainHandler, _before.sa_handler)(signal)
-    else:
-        memset(cython.address(default), 0, cython.sizeof(sigaction_t))
-        default.sa_handler = SIG_DFL
-        sigaction(SIGBUS, cython.address(default), cython.NULL)  # the access fails again, and ends us
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
 def _on_sigbus(
     signal: cython.int, info: cython.pointer(siginfo_t), context: cython.p_void
 ) -> cython.void:
@@ -118,19 +102,22 @@ def _on_sigbus(
     m: MemoryP = memory_of(address)
     result: int32_t
     if m == cython.NULL or not m.sigbus:
-        _pass_on(signal, info, context)
+        sigbus_pass_on(signal, info, context)
         return
     result = fault_serve(m, address, fault_was_write(context))
     if result != FAULT_OK:
         explain(result)
-        _pass_on(signal, info, context)
+        sigbus_pass_on(signal, info, context)
     keep_errno(kept)
 
 
 def deliver_add(m):
     i: uint32_t
     done: cython.int = -1
+    base: uint64_t = cython.cast(uint64_t, m.base)
     mutex_lock(cython.address(_table))
+    a64_store_rlx(cython.address(_low), min(_low, base))
+    a64_store_rlx(cython.address(_high), max(_high, base + region_bytes(m)))
     for i in range(MEMORIES_MAX):
         if _memories[i] == 0:
             a64_store_rel(cython.address(_memories[i]), cython.cast(uint64_t, m))
@@ -143,19 +130,7 @@ def deliver_add(m):
 
 
 def install():
-    """Take SIGBUS, unless it is ours already. With `_table` held."""
-    global _before
-    mine: sigaction_t
-    now: sigaction_t
-    sigaction(SIGBUS, cython.NULL, cython.address(now))
-    if cython.cast(cython.p_void, now.sa_sigaction) == cython.cast(cython.p_void, _on_sigbus):
-        return
-    _before = now
-    memset(cython.address(mine), 0, cython.sizeof(sigaction_t))
-    mine.sa_sigaction = _on_sigbus
-    # A page that a served page's service touches may be missing too: the swap file's, say.
-    mine.sa_flags = SA_SIGINFO | SA_NODEFER
-    sigaction(SIGBUS, cython.address(mine), cython.NULL)
+    return sigbus_take(_on_sigbus)
 
 
 def deliver_lock():
@@ -172,10 +147,15 @@ def deliver_memory(i):
 
 def deliver_remove(m):
     i: uint32_t
+    left: uint32_t = 0
     mutex_lock(cython.address(_table))
     for i in range(MEMORIES_MAX):
         if _memories[i] == cython.cast(uint64_t, m):
             a64_store_rel(cython.address(_memories[i]), 0)
+        elif _memories[i] and cython.cast(MemoryP, _memories[i]).sigbus:
+            left += 1
+    if left == 0:
+        sigbus_give_back()
     mutex_unlock(cython.address(_table))
 
 
@@ -213,9 +193,11 @@ def handler_loop(m):
             uffd_poison(m.fd, cython.cast(cython.p_void, address & ~(m.unit_bytes - 1)), m.unit_bytes)
 
 
-def reinstall():
-    """Take SIGBUS again, after somebody else (faulthandler) has taken it from us."""
+def reinstall() -> bool:
+    """Take SIGBUS again, after somebody else (faulthandler) has taken it from us. False: it was ours."""
+    taken: cython.int
     with cython.nogil:
         mutex_lock(cython.address(_table))
-        install()
+        taken = install()
         mutex_unlock(cython.address(_table))
+    return taken != 0

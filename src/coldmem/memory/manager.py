@@ -12,15 +12,21 @@ import sys
 import threading
 
 import cython
-from cython.cimports.coldmem.linux.atomic import a32_store, a32_store_rel, a64_load, a64_load_rlx, futex_wake
+from cython.cimports.coldmem.linux.atomic import (
+    a32_store,
+    a32_store_rel,
+    a64_load,
+    a64_load_rlx,
+    futex_wake,
+)
 from cython.cimports.coldmem.linux.userfaultfd import RIGHTS_FULL
-from cython.cimports.coldmem.memory.ahead import ahead_loop, ahead_stop
+from cython.cimports.coldmem.memory.account import memory_account
+from cython.cimports.coldmem.memory.ahead import ahead_stop
 from cython.cimports.coldmem.memory.bounds import array_bounds
 from cython.cimports.coldmem.memory.child import child_use_handlers
-from cython.cimports.coldmem.memory.deliver import deliver_add, deliver_remove, handler_loop
+from cython.cimports.coldmem.memory.deliver import deliver_add, deliver_remove
 from cython.cimports.coldmem.memory.fault import bring_in
-from cython.cimports.coldmem.memory.limit import footprint, metadata_bytes
-from cython.cimports.coldmem.memory.reclaim import reclaimer_loop, reclaimer_stop, take_out
+from cython.cimports.coldmem.memory.reclaim import reclaimer_stop, take_out
 from cython.cimports.coldmem.memory.region import (
     region_alloc,
     region_bell,
@@ -42,8 +48,9 @@ from cython.cimports.coldmem.memory.state import (
     RECLAIMER_IDLE,
     MemoryP,
 )
+from cython.cimports.coldmem.memory.syscalls import syscalls_watch
 from cython.cimports.coldmem.zswap.context import context_get, context_put
-from cython.cimports.coldmem.zswap.state import CONTEXTS_MAX, WorkContextP
+from cython.cimports.coldmem.zswap.state import WorkContextP
 from cython.cimports.coldmem.zswap.zswap import Zswap
 from cython.cimports.cpython.buffer import PyBuffer_FillInfo
 from cython.cimports.cpython.ref import Py_INCREF
@@ -59,15 +66,13 @@ from coldmem.errors import (
     UsageError,
 )
 from coldmem.memory.fork import watch
+from coldmem.memory.guard import hold, release
 from coldmem.memory.rights import choose_delivery
+from coldmem.memory.threads import READ_AHEAD, RECLAIM, start_thread
 from coldmem.units import format_bytes
 
 MIB = 1 << 20
-RECLAIM = -1  # in place of a CPU: what the thread is for
-READ_AHEAD = -2
 LEAST = 8 * MIB
-COUNTS = ("faults", "fills", "loads", "readahead", "write_faults", "spurious", "compressed", "reused",
-          "dropped", "refused", "direct", "background", "overshoots", "waits", "failed")
 _spare = []  # addresses of MemoryC; under the GIL
 HINTS = {"normal": HINT_NORMAL, "sequential": HINT_SEQUENTIAL, "random": HINT_RANDOM}
 
@@ -75,6 +80,8 @@ HINTS = {"normal": HINT_NORMAL, "sequential": HINT_SEQUENTIAL, "random": HINT_RA
 def manager_alloc(m, promise, nbytes):
     if a64_load_rlx(cython.address(m.array_bytes)) + nbytes > promise:
         return cython.NULL
+    if m.sigbus:
+        syscalls_watch()
     return region_alloc(m, nbytes)
 
 
@@ -147,6 +154,8 @@ class Manager:
             region_close(m)
             self.zswap.close()
             raise UsageError("there are 64 memories already: close one")
+        if sigbus:
+            hold()
         self.closed = False
         m.reclaimer = RECLAIMER_IDLE
         m.reclaimer_runs = 1
@@ -161,12 +170,7 @@ class Manager:
         watch(self)
 
     def _thread(self, name, cpu):
-        runner: _Runner = _Runner.__new__(_Runner)
-        runner.c = self.c
-        runner.cpu = cpu
-        thread = threading.Thread(target=runner.run, name=f"coldmem-{name}", daemon=True)
-        thread.start()
-        self.threads.append(thread)
+        self.threads.append(start_thread(self, f"coldmem-{name}", cpu))
 
     def __dealloc__(self):
         if self.c != cython.NULL and self.closed:
@@ -215,6 +219,8 @@ class Manager:
         self.threads = []
         with cython.nogil:
             deliver_remove(m)
+        if self.delivery == "sigbus":
+            release()
         self.closed = True
         self.zswap.close()
         with cython.nogil:
@@ -428,35 +434,11 @@ class Manager:
             (original bytes per byte of pool or swap file), and the counters of faults and reclaim.
         """
         self._open_check()
-        m: MemoryP = self.c
-        inner = self.zswap.stats()
-        counts = [0] * len(COUNTS)
-        c: cython.pointer(uint64_t)
-        i: uint32_t
-        j: uint32_t
-        for i in range(CONTEXTS_MAX):
-            c = cython.cast(cython.pointer(uint64_t), cython.address(m.places[i].counts))
-            for j in range(15):
-                counts[j] += a64_load_rlx(c + j)
-        stored = inner["stored_bytes"] + inner["disk_bytes"]
-        units = inner["units"]
         return {
             "memory_max_bytes": self.memory_max,
             "swap_max_bytes": self.swap_max,
-            "unit_bytes": m.unit_bytes,
             "delivery": self.delivery,
-            "arrays": a64_load_rlx(cython.address(m.arrays)),
-            "array_bytes": a64_load_rlx(cython.address(m.array_bytes)),
-            "hot_bytes": a64_load_rlx(cython.address(m.hot_bytes)),
-            "clean_bytes": a64_load_rlx(cython.address(m.clean_units)) << m.unit_shift,
-            "pinned_bytes": a64_load_rlx(cython.address(m.pinned_units)) << m.unit_shift,
-            "compressed_bytes": inner["pool_used_bytes"],
-            "swap_bytes": inner["disk_bytes"],
-            "metadata_bytes": metadata_bytes(m),
-            "footprint_bytes": footprint(m),
-            "footprint_peak_bytes": a64_load_rlx(cython.address(m.peak_bytes)),
-            "ratio": units * m.unit_bytes / stored if stored else None,
-            **dict(zip(COUNTS, counts, strict=True)),
+            **memory_account(self.c, self.zswap.stats()),
         }
 
 
@@ -483,6 +465,7 @@ class Extent:
         return cython.cast(uint64_t, self.start)
 
 
+# no_gc_clear: as above.
 @cython.no_gc_clear
 @cython.cclass
 class Pin:
@@ -518,17 +501,3 @@ class Pin:
             with cython.nogil:
                 region_unpin(self.manager.c, self.first, self.n)
         self.held = False
-
-
-class _Runner:
-    def run(self):
-        if self.cpu >= 0:
-            os.sched_setaffinity(threading.get_native_id(), {self.cpu})
-            with cython.nogil:
-                handler_loop(self.c)
-        elif self.cpu == READ_AHEAD:
-            with cython.nogil:
-                ahead_loop(self.c)
-        else:
-            with cython.nogil:
-                reclaimer_loop(self.c)

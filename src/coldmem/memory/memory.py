@@ -7,7 +7,6 @@ any array, slice or view of it.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -15,34 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from coldmem.errors import UsageError
-from coldmem.linux.cgroup import memory_limit
 from coldmem.memory.check import check_memory
 from coldmem.memory.hooked import HookStack
 from coldmem.memory.manager import Manager
+from coldmem.memory.sizes import THRESHOLD_BYTES, UNIT_BYTES, memory_bytes, swap_bytes
 from coldmem.units import parse_bytes
 
-UNIT_BYTES = 4096
-THRESHOLD_BYTES = 256 << 10
-AUTO_SHARE = 0.5
-SWAP_TIMES = 8
-
 Shape = int | Sequence[int]
-
-
-def _memory_bytes(value: int | str) -> int:
-    whole = memory_limit().nbytes
-    if value == "auto":
-        return int(whole * AUTO_SHARE)
-    return parse_bytes(value, whole)
-
-
-def _swap_bytes(value: int | str, memory: int, directory: str | None) -> int:
-    if value != "auto":
-        return parse_bytes(value)
-    from coldmem.zswap.swapdir import default_directory
-
-    free = shutil.disk_usage(directory or default_directory()).free
-    return min(SWAP_TIMES * memory, free // 2)
 
 
 class Memory(Manager):
@@ -94,9 +72,9 @@ class Memory(Manager):
         unit_bytes: int | str = UNIT_BYTES, delivery: str = "auto", directory: str | None = None,
         codec: str = "auto", overcommit: bool = False, threshold: int | str = THRESHOLD_BYTES,
     ) -> None:
-        memory = _memory_bytes(memory_max)
+        memory = memory_bytes(memory_max)
         self._start(
-            memory, _swap_bytes(swap_max, memory, directory), parse_bytes(unit_bytes), delivery,
+            memory, swap_bytes(swap_max, memory, directory), parse_bytes(unit_bytes), delivery,
             directory, codec, overcommit, "handle",
         )
         self.threshold_bytes = max(parse_bytes(threshold), 1)

@@ -19,10 +19,17 @@ cdef struct DataMemHandler:
 # What the hook's functions get.
 cdef struct Hook:
     DataMemHandler handler          # first: NumPy's pointer is ours
+    DataMemAllocator inner          # what was NumPy's own before: for what is small
     MemoryC *m
     uint64_t promise
     uint64_t threshold_bytes        # smaller ones stay with malloc
-    uint64_t refused                # atomic
+    # atomics
+    uint64_t refused
+    uint64_t taken                  # arrays
+    uint64_t taken_bytes
+    uint64_t peak_bytes             # of live arrays; two threads at once may miss a little
 
 ctypedef Hook *HookP
+ctypedef DataMemHandler *HandlerP
+ctypedef PyObject **PyObjectPP
 ctypedef object (*SetHandler)(PyObject *handler)

@@ -3,13 +3,13 @@
 Owns: one `Hook` per Memory, inside a capsule. Each array keeps the capsule it was allocated by, the
 capsule keeps the Memory, so an array may outlive every ``with`` block and is freed to where it came
 from.
-Guarantees: what is smaller than the threshold goes to malloc, as without us; its price is one
+Guarantees: what is smaller than the threshold goes to NumPy's own allocator; its price is one
 comparison. An allocation that is refused comes back as NULL, which NumPy turns into MemoryError.
 Locks: none; the functions may be called without the GIL.
 """
 
 import cython
-from cython.cimports.coldmem.linux.atomic import a64_fetch_add_rlx, a64_load_rlx
+from cython.cimports.coldmem.linux.atomic import a64_fetch_add_rlx, a64_load_rlx, a64_store_rlx
 from cython.cimports.coldmem.memory.manager import Manager, manager_alloc
 from cython.cimports.coldmem.memory.region import region_free, region_size
 from cython.cimports.cpython.pycapsule import (
@@ -22,12 +22,14 @@ from cython.cimports.cpython.pycapsule import (
 )
 from cython.cimports.cpython.ref import Py_DECREF, Py_INCREF
 from cython.cimports.libc.stdint import uint64_t
-from cython.cimports.libc.stdlib import calloc, free, malloc, realloc
+from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, strcpy
 
 from coldmem.errors import EnvironmentFailure
 
-SET_HANDLER = cython.declare(cython.int, 304)  # its place in NumPy's C API, since 1.22
+# Places in NumPy's C API, since 1.22.
+SET_HANDLER = cython.declare(cython.int, 304)
+DEFAULT_HANDLER = cython.declare(cython.int, 306)
 
 
 @cython.cfunc
@@ -44,12 +46,19 @@ def _ours(h: HookP, p: cython.p_void) -> cython.bint:
 @cython.nogil
 @cython.exceptval(check=False)
 def _take(h: HookP, size: uint64_t) -> cython.p_void:
+    live: uint64_t
     p: cython.p_void
-    if h.m.units_max == 0:
-        return malloc(size)  # closed, and a thread that was started before still uses the hook
+    if h.m.units_max == 0:  # closed, and a thread that was started before still uses the hook
+        return h.inner.malloc(h.inner.ctx, size)
     p = manager_alloc(h.m, h.promise, size)
     if p == cython.NULL:
         a64_fetch_add_rlx(cython.address(h.refused), 1)
+        return p
+    a64_fetch_add_rlx(cython.address(h.taken), 1)
+    a64_fetch_add_rlx(cython.address(h.taken_bytes), size)
+    live = a64_load_rlx(cython.address(h.m.array_bytes))
+    if live > a64_load_rlx(cython.address(h.peak_bytes)):
+        a64_store_rlx(cython.address(h.peak_bytes), live)
     return p
 
 
@@ -59,7 +68,7 @@ def _take(h: HookP, size: uint64_t) -> cython.p_void:
 def _malloc(ctx: cython.p_void, size: cython.size_t) -> cython.p_void:
     h: HookP = cython.cast(HookP, ctx)
     if size < h.threshold_bytes:
-        return malloc(size)
+        return h.inner.malloc(h.inner.ctx, size)
     return _take(h, size)
 
 
@@ -71,9 +80,9 @@ def _calloc(ctx: cython.p_void, count: cython.size_t, size: cython.size_t) -> cy
     if size and count > cython.cast(cython.size_t, -1) // size:
         return cython.NULL
     if count * size < h.threshold_bytes:
-        return calloc(count, size)
+        return h.inner.calloc(h.inner.ctx, count, size)
     if h.m.units_max == 0:
-        return calloc(count, size)
+        return h.inner.calloc(h.inner.ctx, count, size)
     return _take(h, count * size)
 
 
@@ -88,16 +97,16 @@ def _realloc(ctx: cython.p_void, p: cython.p_void, size: cython.size_t) -> cytho
         return _malloc(ctx, size)
     if not _ours(h, p):
         if size < h.threshold_bytes:
-            return realloc(p, size)
-        # It grows out of malloc's hands. How much there is to copy only malloc knows.
-        p = realloc(p, size)
+            return h.inner.realloc(h.inner.ctx, p, size)
+        # It grows out of NumPy's hands. How much there is to copy only malloc knows.
+        p = h.inner.realloc(h.inner.ctx, p, size)
         if p == cython.NULL:
             return cython.NULL
         new = _take(h, size)
         if new == cython.NULL:
             return p
         memcpy(new, p, size)
-        free(p)
+        h.inner.free(h.inner.ctx, p, size)
         return new
     had = region_size(h.m, p)
     new = _malloc(ctx, size)
@@ -116,7 +125,7 @@ def _free(ctx: cython.p_void, p: cython.p_void, size: cython.size_t) -> cython.v
     if p != cython.NULL and _ours(h, p):
         region_free(h.m, p)
     else:
-        free(p)
+        h.inner.free(h.inner.ctx, p, size)
 
 
 @cython.cfunc
@@ -137,6 +146,7 @@ def make_hook(manager: object, threshold_bytes: int) -> object:
     h: HookP = cython.cast(HookP, calloc(1, cython.sizeof(Hook)))
     if h == cython.NULL:
         raise MemoryError("no memory for NumPy's hook")
+    h.inner = _default().allocator
     strcpy(h.handler.name, b"coldmem")
     h.handler.version = 1
     h.handler.allocator.ctx = h
@@ -153,10 +163,29 @@ def make_hook(manager: object, threshold_bytes: int) -> object:
     return capsule
 
 
-def refused(hook: object) -> int:
-    """How many allocations of a hook found no room."""
+def hook_stats(hook: object) -> dict[str, int]:
+    """What went through a hook: arrays taken, their bytes, most bytes alive, allocations refused."""
     h: HookP = cython.cast(HookP, PyCapsule_GetPointer(hook, b"mem_handler"))
-    return a64_load_rlx(cython.address(h.refused))
+    return {
+        "taken": a64_load_rlx(cython.address(h.taken)),
+        "taken_bytes": a64_load_rlx(cython.address(h.taken_bytes)),
+        "peak_bytes": a64_load_rlx(cython.address(h.peak_bytes)),
+        "refused": a64_load_rlx(cython.address(h.refused)),
+    }
+
+
+def replace_default(hook: object) -> None:
+    """Make `hook` what every thread and context uses that has set nothing else. For ever.
+
+    NumPy has one default allocator, a structure in its data, to which each context begins to
+    point. Its functions are changed in place, so it needs no help of threads, whoever starts them,
+    and what was allocated before is freed as before.
+    """
+    h: HookP = cython.cast(HookP, PyCapsule_GetPointer(hook, b"mem_handler"))
+    default: HandlerP = _default()
+    h.inner = default.allocator
+    Py_INCREF(hook)  # NumPy's structure points to it from now on
+    default.allocator = h.handler.allocator
 
 
 def set_hook(hook: object) -> object:
@@ -167,6 +196,12 @@ def set_hook(hook: object) -> object:
     return cython.cast(SetHandler, _api()[SET_HANDLER])(
         cython.cast(cython.pointer(PyObject), hook) if hook is not None else cython.NULL
     )
+
+
+@cython.cfunc
+def _default() -> HandlerP:
+    capsule: cython.pointer(PyObject) = cython.cast(PyObjectPP, _api()[DEFAULT_HANDLER])[0]
+    return cython.cast(HandlerP, PyCapsule_GetPointer(cython.cast(object, capsule), b"mem_handler"))
 
 
 @cython.cfunc

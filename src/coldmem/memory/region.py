@@ -270,7 +270,7 @@ def region_pin(m, first, n):
     for u in range(first, first + n):
         while result == FAULT_OK:
             x = a64_load_acq(cython.address(m.words[u]))
-            if word_state(x) == RESIDENT:
+            if word_state(x) == RESIDENT and x & PROTECTED == 0:
                 break
             result = fault_unit(m, u, 1, w)
         if result != FAULT_OK:

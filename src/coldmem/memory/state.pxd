@@ -112,6 +112,7 @@ cdef struct MemoryC:
     uint64_t array_bytes        # of live arrays
     uint64_t arrays
     uint64_t peak_bytes         # of the footprint
+    uint64_t no_room_until_ns   # nothing could be freed: until then nobody tries again
     int32_t predictor           # > 0: what is loaded tends to be written
     int32_t reclaimer           # futex: Reclaimer
     int32_t reclaimer_runs
@@ -124,7 +125,7 @@ cdef struct MemoryC:
     uint64_t fill1[8]
     RwLock protecting           # see reclaim.py
     Stream streams[STREAMS]
-    uint32_t stream_turn
+    int32_t stream_turn
     uint32_t fill2
     Span span
 

@@ -3,17 +3,19 @@
 Each fork makes a pipe whose writing end only the child keeps, so the kernel tells of its end, and of
 that of its own children, however they end. A program that is started by exec keeps nothing.
 
-Owns: the set of open swap files, the reading ends, and one thread that waits for them while there are any.
+Owns: the set of open swap files, the reading ends, and one thread that waits for them while there
+are any.
 Locks: `_lock` for the last two.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import threading
 import weakref
 from typing import Any, Final
+
+from coldmem.linux.wait import wait_readable
 
 _lock: Final = threading.Lock()
 _reading: Final[dict[int, list[Any]]] = {}
@@ -73,11 +75,9 @@ def _wait() -> None:
             if not _reading:
                 _thread = None
                 return
-            waiting = select.poll()
-            for reading in _reading:
-                waiting.register(reading, select.POLLIN)
+            all_reading = list(_reading)
         # With a bound, since a fork meanwhile adds one more to wait for.
-        for reading, _ in waiting.poll(200):
+        for reading in wait_readable(all_reading, 200):
             with _lock:
                 files = _reading.pop(reading)
                 os.close(reading)

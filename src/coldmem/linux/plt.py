@@ -1,0 +1,154 @@
+"""Calls from one module to another go through a table of addresses in the caller. This changes it.
+
+A module that calls `read` jumps through its own slot for `read`, which the loader filled in. Putting
+another address there makes that module, and nobody else, call us instead. It needs no rights, costs the
+price of the function that is put there, and is what profilers and debuggers do.
+
+Guarantees: what cannot be understood (another processor, another table format) is left alone. A slot is
+written by one store. Pages that the loader had made read-only are writable for as long as it takes.
+Owns nothing, takes no locks.
+"""
+
+import cython
+from cython.cimports.coldmem.linux.atomic import a64_load_rlx, a64_store_rel
+from cython.cimports.libc.stdint import uint32_t, uint64_t
+from cython.cimports.libc.string import strcmp, strstr
+from cython.cimports.posix.mman import PROT_READ, PROT_WRITE, mprotect
+
+PAGE_MASK = cython.declare(uint64_t, 4095)
+# Of x86-64 and of arm64: the two kinds of relocation that hold an address to call.
+X86_GLOB_DAT = cython.declare(uint32_t, 6)
+X86_JUMP_SLOT = cython.declare(uint32_t, 7)
+ARM_GLOB_DAT = cython.declare(uint32_t, 1025)
+ARM_JUMP_SLOT = cython.declare(uint32_t, 1026)
+
+
+def plt_prepare(hooks, n):
+    i: uint32_t
+    found: uint32_t = 0
+    for i in range(n):
+        hooks[i].original = dlsym(RTLD_DEFAULT, hooks[i].name)
+        if hooks[i].original != cython.NULL:
+            found += 1
+    return found
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _spared(name: TextP) -> cython.bint:
+    """The C library itself, the loader, what is no file, and our own modules."""
+    return (
+        strstr(name, b"/libc.so") != cython.NULL or strstr(name, b"/libc-") != cython.NULL
+        or strstr(name, b"/ld-linux") != cython.NULL or strstr(name, b"/libpthread") != cython.NULL
+        or strstr(name, b"linux-vdso") != cython.NULL or strstr(name, b"/coldmem/") != cython.NULL
+    )
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _patch_table(w: PltWorkP, info: InfoP, table: RelaP, count: uint64_t, symbols: SymP,
+                 names: TextP, relro: PhdrP) -> cython.void:
+    i: uint64_t
+    k: uint32_t
+    kind: uint32_t
+    name: TextP
+    slot: cython.pointer(uint64_t)
+    page: uint64_t
+    closed: cython.bint
+    for i in range(count):
+        kind = cython.cast(uint32_t, table[i].r_info)  # its lower half
+        if kind not in (X86_GLOB_DAT, X86_JUMP_SLOT, ARM_GLOB_DAT, ARM_JUMP_SLOT):
+            continue
+        name = names + symbols[table[i].r_info >> 32].st_name
+        for k in range(w.n):
+            if w.hooks[k].original == cython.NULL or strcmp(name, w.hooks[k].name) != 0:
+                continue
+            slot = cython.cast(cython.pointer(uint64_t), info.dlpi_addr + table[i].r_offset)
+            if a64_load_rlx(slot) == cython.cast(uint64_t, w.hooks[k].replacement):
+                break
+            page = cython.cast(uint64_t, slot) & ~PAGE_MASK
+            closed = relro != cython.NULL and (
+                info.dlpi_addr + relro.p_vaddr <= cython.cast(uint64_t, slot)
+                < info.dlpi_addr + relro.p_vaddr + relro.p_memsz
+            )
+            if closed and mprotect(cython.cast(cython.p_void, page), 4096, PROT_READ | PROT_WRITE):
+                break
+            a64_store_rel(slot, cython.cast(uint64_t, w.hooks[k].replacement))
+            if closed:
+                mprotect(cython.cast(cython.p_void, page), 4096, PROT_READ)
+            w.changed += 1
+            break
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _patch_module(info: InfoP, size: cython.size_t, data: cython.p_void) -> cython.int:
+    w: PltWorkP = cython.cast(PltWorkP, data)
+    i: uint32_t
+    d: DynP = cython.NULL
+    relro: PhdrP = cython.NULL
+    symbols: uint64_t = 0
+    names: uint64_t = 0
+    jumps: uint64_t = 0
+    jumps_bytes: uint64_t = 0
+    rela: uint64_t = 0
+    rela_bytes: uint64_t = 0
+    if info.dlpi_name != cython.NULL and _spared(info.dlpi_name):
+        return 0
+    for i in range(info.dlpi_phnum):
+        if info.dlpi_phdr[i].p_type == PT_DYNAMIC:
+            d = cython.cast(DynP, info.dlpi_addr + info.dlpi_phdr[i].p_vaddr)
+        elif info.dlpi_phdr[i].p_type == PT_GNU_RELRO:
+            relro = cython.address(info.dlpi_phdr[i])
+    if d == cython.NULL:
+        return 0
+    while d.d_tag != DT_NULL:
+        if d.d_tag == DT_SYMTAB:
+            symbols = d.d_un.d_ptr
+        elif d.d_tag == DT_STRTAB:
+            names = d.d_un.d_ptr
+        elif d.d_tag == DT_JMPREL:
+            jumps = d.d_un.d_ptr
+        elif d.d_tag == DT_PLTRELSZ:
+            jumps_bytes = d.d_un.d_val
+        elif d.d_tag == DT_RELA:
+            rela = d.d_un.d_ptr
+        elif d.d_tag == DT_RELASZ:
+            rela_bytes = d.d_un.d_val
+        d += 1
+    # The loader has made these absolute. Where it has not (another C library), this is not for us.
+    if symbols < info.dlpi_addr or names < info.dlpi_addr:
+        return 0
+    if jumps > info.dlpi_addr:
+        _patch_table(w, info, cython.cast(RelaP, jumps), jumps_bytes // cython.sizeof(Elf64_Rela),
+                     cython.cast(SymP, symbols), cython.cast(TextP, names), relro)
+    if rela > info.dlpi_addr:
+        _patch_table(w, info, cython.cast(RelaP, rela), rela_bytes // cython.sizeof(Elf64_Rela),
+                     cython.cast(SymP, symbols), cython.cast(TextP, names), relro)
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _count(info: InfoP, size: cython.size_t, data: cython.p_void) -> cython.int:
+    cython.cast(cython.pointer(uint64_t), data)[0] = info.dlpi_adds
+    return 1  # the first says it
+
+
+def plt_modules():
+    n: uint64_t = 0
+    dl_iterate_phdr(_count, cython.address(n))
+    return n
+
+
+def plt_patch(hooks, n):
+    w: PltWork
+    w.hooks = hooks
+    w.n = n
+    w.changed = 0
+    dl_iterate_phdr(_patch_module, cython.address(w))
+    return w.changed

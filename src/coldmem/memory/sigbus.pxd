@@ -1,0 +1,12 @@
+# The process's SIGBUS action: ours in front, what others have set behind it.
+from posix.signal cimport siginfo_t
+
+ctypedef void (*InfoHandler)(int, siginfo_t *, void *) noexcept nogil
+ctypedef void (*PlainHandler)(int) noexcept nogil
+
+# With deliver.py's table locked. Take SIGBUS, or take it back from whoever has taken it since. 0: it was ours.
+cdef int sigbus_take(InfoHandler handler) noexcept nogil
+# With the table locked. Give it back, if it is still ours.
+cdef void sigbus_give_back() noexcept nogil
+# A SIGBUS that is not about our memory. Safe in a signal handler.
+cdef void sigbus_pass_on(int signal, siginfo_t *info, void *context) noexcept nogil

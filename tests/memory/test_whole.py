@@ -1,0 +1,150 @@
+"""NumPy's default allocator replaced for a whole process: every thread and context allocates there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import coldmem
+from coldmem.errors import UsageError
+from coldmem.linux.userfaultfd import rights_here
+from coldmem.memory.whole import Settings
+
+pytestmark = pytest.mark.skipif(
+    rights_here() == "none", reason="no userfaultfd here: see `coldmem doctor`"
+)
+SRC = str(Path(coldmem.__file__).parents[1])
+HEAD = """
+import sys
+from coldmem.memory.whole import Settings, WholeProgram
+whole = WholeProgram(Settings(memory_max="16M", swap_max="64M"))
+"""
+
+
+def good(body: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HEAD + textwrap.dedent(body)], capture_output=True, text=True,
+        timeout=100, env={**os.environ, "PYTHONPATH": SRC},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_memory_is_made_when_numpy_is_imported() -> None:
+    good("""
+        whole.arm()
+        assert whole.memory is None and whole.stats() is None and "numpy" not in sys.modules
+        import numpy as np
+        assert whole.memory is not None
+        assert "exec_module" not in vars(np.__loader__) and np.__spec__.loader is np.__loader__
+        assert not any(type(f).__module__.startswith("coldmem") for f in sys.meta_path)
+        a = np.ones(1 << 20)
+        assert whole.memory.owns(a) and not whole.memory.owns(np.ones(10))
+    """)
+
+
+def test_numpy_that_is_there_already() -> None:
+    good("""
+        import numpy as np
+        old = np.ones(1 << 20)
+        whole.arm()
+        assert not whole.memory.owns(old)
+        new = old + 1
+        assert whole.memory.owns(new) and float(new.sum()) == 2 << 20
+        old.resize(1 << 21)
+        assert whole.memory.owns(old) and old[: 1 << 20].all() and not old[1 << 20 :].any()
+        old.resize(4)
+        assert not whole.memory.owns(old) and old.tolist() == [1, 1, 1, 1]
+        del old, new
+        assert whole.memory.stats()["array_bytes"] == 0
+    """)
+
+
+def test_threads_that_python_does_not_know_and_empty_contexts() -> None:
+    good("""
+        import _thread, asyncio, contextvars, threading, time
+        from concurrent.futures import ThreadPoolExecutor
+        early = ThreadPoolExecutor(1)
+        early.submit(int).result()
+        whole.arm()
+        import numpy as np
+        def owned():
+            return whole.memory.owns(np.zeros(1 << 20))
+        assert owned() and early.submit(owned).result()
+        assert contextvars.Context().run(owned)
+        assert asyncio.run(asyncio.to_thread(owned))
+        got = []
+        _thread.start_new_thread(lambda: got.append(owned()), ())
+        while not got:
+            time.sleep(0.01)
+        assert got == [True]
+        early.shutdown()
+    """)
+
+
+def test_an_inner_memory_takes_over_for_its_block() -> None:
+    good("""
+        whole.arm()
+        import numpy as np, coldmem
+        with coldmem.Memory("16M", "16M") as inner:
+            a = np.zeros(1 << 20)
+            assert inner.owns(a) and not whole.memory.owns(a)
+            small = np.arange(1000)
+        b = np.zeros(1 << 20)
+        assert whole.memory.owns(b) and not inner.owns(b)
+        c = small * 2
+        del a, small
+        inner.close()
+    """)
+
+
+def test_what_went_through_is_counted() -> None:
+    good("""
+        whole.arm()
+        import numpy as np
+        for _ in range(3):
+            a = np.zeros(1 << 20); del a
+        keep = np.zeros(1 << 19), np.zeros(1 << 18)
+        try:
+            np.zeros(1 << 30)
+        except MemoryError as error:
+            said = whole.advice(error)
+        found = whole.stats()
+        assert found["arrays_taken"] == 5 and found["arrays_taken_bytes"] == (3 * 8 + 4 + 2) << 20
+        assert found["array_bytes_peak"] == 8 << 20 and found["array_bytes"] == 6 << 20
+        assert found["allocations_refused"] == 1
+        assert "--memory-max is 16.0 MiB" in said and "--swap-max is 64.0 MiB" in said
+        assert whole.advice(ValueError()) is None
+        assert found["cpu_user_s"] > 0 and "cpu_reclaimer_s" in found
+    """)
+
+
+def test_a_memory_error_that_is_not_ours() -> None:
+    good("""
+        whole.arm()
+        import numpy
+        assert "refused nothing" in whole.advice(MemoryError())
+    """)
+
+
+@pytest.mark.parametrize("bad", [
+    {"memory_max": "lots"}, {"memory_max": "200%"}, {"swap_max": "50%"}, {"unit_bytes": "5K"},
+    {"threshold": "few"}, {"delivery": "post"}, {"directory": "/nowhere/at/all"},
+])
+def test_wrong_settings_are_found_at_once(bad: dict[str, str]) -> None:
+    with pytest.raises(UsageError):
+        Settings(**bad).check()  # type: ignore[arg-type]
+
+
+def test_what_is_found_late_ends_the_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c",
+         HEAD.replace('"16M"', '"1M"') + "whole.arm()\ntry:\n import numpy\nexcept Exception: pass"],
+        capture_output=True, text=True, timeout=100, env={**os.environ, "PYTHONPATH": SRC},
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("coldmem: memory_max of 1.0 MiB") and done.stderr.count("\n") == 1

@@ -38,6 +38,8 @@ from cython.cimports.coldmem.linux.atomic import (
     futex_wake,
     iovec,
     now_ns,
+    ordered_by_kernel_begin,
+    ordered_by_kernel_end,
 )
 from cython.cimports.coldmem.linux.lock import rw_read_lock, rw_read_unlock
 from cython.cimports.coldmem.linux.memory import memory_dontneed
@@ -196,6 +198,7 @@ def _pinned_between(m: MemoryP, first: uint64_t, last: uint64_t) -> cython.bint:
 def _compress(m, p, n, w):
     i: uint32_t
     u: uint64_t
+    done: cython.bint
     x: uint64_t
     for i in range(n):
         u = p.units[i]
@@ -208,7 +211,10 @@ def _compress(m, p, n, w):
         if (word_state(x) != RESIDENT or x & PROTECTED == 0 or word_pins(x)
                 or not unit_trylock(m, u, x)):
             continue
-        if zswap_store(m.z, slot_of(m, u), unit_at(m, u), GROUP_ROOT, w) == ZW_OK:
+        ordered_by_kernel_begin()  # no thread can write to the unit meanwhile
+        done = zswap_store(m.z, slot_of(m, u), unit_at(m, u), GROUP_ROOT, w) == ZW_OK
+        ordered_by_kernel_end()
+        if done:
             p.counts.compressed += 1
             a64_fetch_add_rlx(cython.address(m.clean_units), 1)
             unit_unlock(m, u, word_with(x, CLEAN))

@@ -125,7 +125,7 @@ cdef struct MemoryC:
     uint64_t fill1[8]
     RwLock protecting           # see reclaim.py
     Stream streams[STREAMS]
-    uint32_t stream_turn
+    int32_t stream_turn
     uint32_t fill2
     Span span
 

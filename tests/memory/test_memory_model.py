@@ -158,7 +158,7 @@ def machine(delivery: str, unit: str) -> type[RuleBasedStateMachine]:
         @precondition(lambda self: not self.pins)  # what becomes of pinned units is tested elsewhere
         @rule(pair=pairs, ends=parts)
         def forget(self, pair: Pair, ends: tuple[float, float]) -> None:
-            real, model = pair.part(ends)
+            real, _ = pair.part(ends)
             self.memory.madvise(real, "dontneed")
             unit = self.memory.stats()["unit_bytes"]
             low = -(-(real.ctypes.data - pair.real.ctypes.data) // unit) * unit

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -109,3 +111,45 @@ def test_python_threads_with_numpy(make_memory: Make, run_threads: Callable[...,
     run_threads(*(work(seed) for seed in range(6)))
     memory.check_valid("full")
     assert memory.stats()["loads"] > 0
+
+
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_fork_in_the_middle_of_it(make_memory: Make) -> None:
+    """No lock that another thread held at the moment of the fork may stay locked in the child."""
+    memory = make_memory("10M", "64M")
+    stress = MemoryStress(memory, [memory.allocate(8 * MIB) for _ in range(2)])
+    forks = 0
+
+    def fork() -> None:
+        nonlocal forks
+        pid = os.fork()
+        if pid == 0:
+            status = 9
+            try:
+                memory.check_valid("full")
+                for _ in range(50):
+                    a = memory.ones(5000)
+                    memory.evict(a)
+                    assert a.sum() == 5000
+                status = 0
+            finally:
+                os._exit(status)
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                assert status == 0
+                forks += 1
+                return
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise AssertionError("the child hangs")
+
+    try:
+        _, bad, _ = run(stress, 2, 2, 4, beside=fork)
+    finally:
+        stress.stop_all()
+    assert bad == 0 and stress.wrong() == 0 and forks > 0
+    memory.check_valid("full")
+    del stress

@@ -19,7 +19,7 @@ from typing import Any
 from coldmem.errors import EnvironmentFailure
 from coldmem.lab.memory_case import ZRAM, ZSWAP
 from coldmem.linux.memory_group import MemoryGroup, find_hierarchy
-from coldmem.linux.swap import format_swap, swap_off, swap_on
+from coldmem.linux.swap import changing_swap, format_swap, swap_off, swap_on
 from coldmem.linux.usage import machine_bytes
 from coldmem.linux.zram import Zram, ZramModule
 from coldmem.zswap.swapdir import default_directory
@@ -59,6 +59,7 @@ class KernelSystem:
         if os.geteuid() != 0:
             raise EnvironmentFailure("changing swap and cgroups needs root")
         with ExitStack() as undo:
+            undo.enter_context(changing_swap())
             try:
                 fields = self._set_up(undo, region_bytes * SWAP_TIMES)
                 group = MemoryGroup(limit_bytes)

@@ -1,15 +1,22 @@
 """The kernel's own swap: make an area, use it, stop using it.
 
-Needs root. No policy, no locks. What fails raises OSError with the path.
+Needs root. No policy. What fails raises OSError with the path.
+Locks: `changing_swap`, of the whole machine, for programs that put settings back afterwards.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from coldmem.errors import EnvironmentFailure
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 PREFER = 0x8000  # flag of swapon(2): the lower bits are a priority
@@ -17,6 +24,8 @@ PRIORITY_MAX = 0x7FFF
 _HEADER_OFFSET = 1024  # before it: room for a boot sector
 _MAGIC = b"SWAPSPACE2"
 _TRIES = 20  # of swapoff when a signal interrupts it
+_SWAPS = Path("/proc/swaps")
+_TURN_S_MAX = 300.0
 
 
 def format_swap(path: str | Path, size_bytes: int) -> None:
@@ -57,5 +66,21 @@ def swap_off(path: str | Path) -> None:
 
 def in_use() -> list[str]:
     """Paths of the areas that are in use."""
-    lines = Path("/proc/swaps").read_text().splitlines()[1:]
+    lines = _SWAPS.read_text().splitlines()[1:]
     return [line.split()[0] for line in lines]
+
+
+@contextmanager
+def changing_swap() -> Iterator[None]:
+    """Only one process at a time is in such a block; others wait for their turn."""
+    with _SWAPS.open() as file:
+        end = time.monotonic() + _TURN_S_MAX
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise EnvironmentFailure("another benchmark uses the kernel's swap") from None
+                time.sleep(0.1)
+        yield

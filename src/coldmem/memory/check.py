@@ -28,7 +28,6 @@ from cython.cimports.coldmem.memory.state import (
     SPAN_CLASSES,
     STORED,
     MemoryP,
-    unit_at,
     word_pins,
     word_state,
 )

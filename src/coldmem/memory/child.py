@@ -121,6 +121,7 @@ def _before() -> cython.void:
         if m != cython.NULL:
             mutex_lock(cython.address(m.z.admin))
             contexts_stop(m.z)
+            mutex_lock(cython.address(m.span.lock))  # taken without a context, too
 
 
 @cython.cfunc
@@ -132,6 +133,7 @@ def _release() -> cython.void:
     for i in range(MEMORIES_MAX):
         m = deliver_memory(i)
         if m != cython.NULL:
+            mutex_unlock(cython.address(m.span.lock))
             contexts_resume(m.z)
             mutex_unlock(cython.address(m.z.admin))
     deliver_unlock()

@@ -35,7 +35,3 @@ cdef class Pin:
 
 # A run for nbytes, within what is promised; NULL: no room. Needs no GIL.
 cdef void *manager_alloc(MemoryC *m, uint64_t promise, uint64_t nbytes) noexcept nogil
-
-cdef class _Runner:
-    cdef MemoryC *c
-    cdef int cpu

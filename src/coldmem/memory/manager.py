@@ -21,12 +21,12 @@ from cython.cimports.coldmem.linux.atomic import (
 )
 from cython.cimports.coldmem.linux.userfaultfd import RIGHTS_FULL
 from cython.cimports.coldmem.memory.account import memory_account
-from cython.cimports.coldmem.memory.ahead import ahead_loop, ahead_stop
+from cython.cimports.coldmem.memory.ahead import ahead_stop
 from cython.cimports.coldmem.memory.bounds import array_bounds
 from cython.cimports.coldmem.memory.child import child_use_handlers
-from cython.cimports.coldmem.memory.deliver import deliver_add, deliver_remove, handler_loop
+from cython.cimports.coldmem.memory.deliver import deliver_add, deliver_remove
 from cython.cimports.coldmem.memory.fault import bring_in
-from cython.cimports.coldmem.memory.reclaim import reclaimer_loop, reclaimer_stop, take_out
+from cython.cimports.coldmem.memory.reclaim import reclaimer_stop, take_out
 from cython.cimports.coldmem.memory.region import (
     region_alloc,
     region_bell,
@@ -68,11 +68,10 @@ from coldmem.errors import (
 from coldmem.memory.fork import watch
 from coldmem.memory.guard import hold, release
 from coldmem.memory.rights import choose_delivery
+from coldmem.memory.threads import READ_AHEAD, RECLAIM, start_thread
 from coldmem.units import format_bytes
 
 MIB = 1 << 20
-RECLAIM = -1  # in place of a CPU: what the thread is for
-READ_AHEAD = -2
 LEAST = 8 * MIB
 _spare = []  # addresses of MemoryC; under the GIL
 HINTS = {"normal": HINT_NORMAL, "sequential": HINT_SEQUENTIAL, "random": HINT_RANDOM}
@@ -171,12 +170,7 @@ class Manager:
         watch(self)
 
     def _thread(self, name, cpu):
-        runner: _Runner = _Runner.__new__(_Runner)
-        runner.c = self.c
-        runner.cpu = cpu
-        thread = threading.Thread(target=runner.run, name=f"coldmem-{name}", daemon=True)
-        thread.start()
-        self.threads.append(thread)
+        self.threads.append(start_thread(self, f"coldmem-{name}", cpu))
 
     def __dealloc__(self):
         if self.c != cython.NULL and self.closed:
@@ -507,17 +501,3 @@ class Pin:
             with cython.nogil:
                 region_unpin(self.manager.c, self.first, self.n)
         self.held = False
-
-
-class _Runner:
-    def run(self):
-        if self.cpu >= 0:
-            os.sched_setaffinity(threading.get_native_id(), {self.cpu})
-            with cython.nogil:
-                handler_loop(self.c)
-        elif self.cpu == READ_AHEAD:
-            with cython.nogil:
-                ahead_loop(self.c)
-        else:
-            with cython.nogil:
-                reclaimer_loop(self.c)

@@ -33,9 +33,11 @@ from cython.cimports.coldmem.linux.atomic import (
     a64_cas,
     a64_fetch_add_rlx,
     a64_load_rlx,
+    a64_store_rlx,
     futex_wait,
     futex_wake,
     iovec,
+    now_ns,
 )
 from cython.cimports.coldmem.linux.lock import rw_read_lock, rw_read_unlock
 from cython.cimports.coldmem.linux.memory import memory_dontneed
@@ -63,7 +65,7 @@ from cython.cimports.coldmem.memory.state import (
     word_with_chance,
     word_with_seq,
 )
-from cython.cimports.coldmem.memory.unit import unit_trylock, unit_unlock
+from cython.cimports.coldmem.memory.unit import unit_lock, unit_trylock, unit_unlock
 from cython.cimports.coldmem.zsmalloc.arena import arena_trim
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.state import GROUP_ROOT, ZW_OK, WorkContextP
@@ -73,6 +75,7 @@ from cython.cimports.libc.stdlib import malloc
 
 ROUNDS = cython.declare(uint64_t, 4)  # times round without success before giving up
 WINDOW_ROUNDS = cython.declare(uint64_t, 16)
+NO_ROOM_NS = cython.declare(uint64_t, 50_000_000)
 REFUSED_MOST = cython.declare(uint64_t, 64)  # units that nothing had room for: do not try them all
 DIRECT_BYTES = cython.declare(uint64_t, 1 << 18)  # beyond what is asked for, so that the next is free
 BACKGROUND_BYTES = cython.declare(uint64_t, 1 << 20)
@@ -99,6 +102,10 @@ def _pick(m, p, first, last, want, force):
     for u in range(first, last):
         w = a64_load_rlx(cython.address(m.words[u]))
         state = word_state(w)
+        if force and w & LOCK:  # asked for by name: wait for who has it in hand
+            w = unit_lock(m, u, cython.address(p.counts))
+            unit_unlock(m, u, w)
+            state = word_state(w)
         if (state != RESIDENT and state != CLEAN) or w & LOCK or word_pins(w):
             continue
         if word_chance(w) and not force:
@@ -194,7 +201,8 @@ def _compress(m, p, n, w):
             if a32_load_rlx(cython.address(m.predictor)) > PREDICTOR_MIN:
                 a32_fetch_add_rel(cython.address(m.predictor), -1)
             continue
-        if word_state(x) != RESIDENT or x & PROTECTED == 0 or not unit_trylock(m, u, x):
+        if (word_state(x) != RESIDENT or x & PROTECTED == 0 or word_pins(x)
+                or not unit_trylock(m, u, x)):
             continue
         if zswap_store(m.z, slot_of(m, u), unit_at(m, u), GROUP_ROOT, w) == ZW_OK:
             p.counts.compressed += 1
@@ -289,7 +297,7 @@ def make_room(m, nbytes, w):
     tries: uint64_t = 0
     most: uint64_t
     refused: uint64_t
-    if p == cython.NULL:
+    if p == cython.NULL or now_ns() < a64_load_rlx(cython.address(m.no_room_until_ns)):
         charge_always(m, nbytes)
         return
     want = min(want, BATCH_UNITS)
@@ -304,6 +312,7 @@ def make_room(m, nbytes, w):
             arena_trim(cython.address(m.z.pools[0].arena))
         if tries >= most or p.counts.refused - refused > REFUSED_MOST:
             p.counts.overshoots += 1
+            a64_store_rlx(cython.address(m.no_room_until_ns), now_ns() + NO_ROOM_NS)
             charge_always(m, nbytes)
             return
 

@@ -44,6 +44,7 @@ from cython.cimports.coldmem.memory.state import (
     HINT_MASK,
     HINT_SHIFT,
     NONE,
+    PROTECTED,
     RESIDENT,
     RUN_BYTES,
     STORED,
@@ -260,7 +261,8 @@ def region_pin(m, first, n):
     p = place_of(m, w)
     for u in range(first, first + n):
         x = unit_lock(m, u, cython.address(p.counts))
-        unit_unlock(m, u, x + pin_one())
+        # Not a candidate any more: else a sweep could still compress it after its protection is gone.
+        unit_unlock(m, u, (x & ~cython.cast(uint64_t, PROTECTED)) + pin_one())
     a64_fetch_add_rlx(cython.address(m.pinned_units), n)
     # Whoever looked for pins before they were set has finished its protecting after this.
     rw_write_lock(cython.address(m.protecting))
@@ -268,7 +270,7 @@ def region_pin(m, first, n):
     for u in range(first, first + n):
         while result == FAULT_OK:
             x = a64_load_acq(cython.address(m.words[u]))
-            if word_state(x) == RESIDENT:
+            if word_state(x) == RESIDENT and x & PROTECTED == 0:
                 break
             result = fault_unit(m, u, 1, w)
         if result != FAULT_OK:

@@ -112,6 +112,7 @@ cdef struct MemoryC:
     uint64_t array_bytes        # of live arrays
     uint64_t arrays
     uint64_t peak_bytes         # of the footprint
+    uint64_t no_room_until_ns   # nothing could be freed: until then nobody tries again
     int32_t predictor           # > 0: what is loaded tends to be written
     int32_t reclaimer           # futex: Reclaimer
     int32_t reclaimer_runs

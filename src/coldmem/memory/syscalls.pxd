@@ -4,20 +4,9 @@ from libc.stdio cimport FILE
 from posix.types cimport off_t
 
 from coldmem.linux.atomic cimport iovec
+from coldmem.linux.message cimport msghdr, sockaddr
 from coldmem.linux.plt cimport PltHook
 from coldmem.memory.state cimport MemoryC
-
-cdef extern from "<sys/socket.h>" nogil:
-    struct sockaddr:
-        pass
-    struct msghdr:
-        void *msg_name
-        unsigned int msg_namelen
-        iovec *msg_iov
-        size_t msg_iovlen
-        void *msg_control
-        size_t msg_controllen
-        int msg_flags
 
 ctypedef unsigned int socklen_t
 ctypedef sockaddr *AddressP

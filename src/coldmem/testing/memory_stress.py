@@ -25,7 +25,6 @@ from cython.cimports.coldmem.memory.state import (
     PROTECTED,
     RESIDENT,
     STATE_MASK,
-    MemoryC,
 )
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.state import WorkContextP
@@ -213,9 +212,8 @@ class MemoryStress:
         """What is pinned stays, and stays writable, whatever the others do."""
         n: uint32_t = cython.cast(uint32_t, x >> 20) % PIN_UNITS + 1
         at: uint32_t = cython.cast(uint32_t, x >> 33) % (self.units_n - PIN_UNITS)
-        first: uint64_t = (cython.cast(uint64_t, self.units[at]) - cython.cast(uint64_t, self.m.base)) >> (
-            self.m.unit_shift
-        )
+        first: uint64_t = cython.cast(uint64_t, self.units[at]) - cython.cast(uint64_t, self.m.base)
+        first >>= self.m.unit_shift
         i: uint32_t
         turn: uint32_t
         if region_pin(self.m, first, n) != FAULT_OK:
@@ -258,7 +256,9 @@ class MemoryStress:
             for unit in range(self.units_n):
                 one = self.wrong_words(unit) != 0
                 for i in range(WORKERS_MAX):
-                    if self.units[unit][i] != self.counts[cython.cast(uint64_t, i) * self.units_n + unit]:
+                    if self.units[unit][i] != self.counts[
+                        cython.cast(uint64_t, i) * self.units_n + unit
+                    ]:
                         one = True
                 bad += one
         return bad

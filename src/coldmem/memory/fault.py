@@ -18,6 +18,7 @@ from cython.cimports.coldmem.linux.atomic import (
     a32_fetch_add_rel,
     a32_load,
     a32_load_rlx,
+    a32_store_rlx,
     a64_fetch_add_rlx,
     a64_load_acq,
     a64_load_rlx,
@@ -113,8 +114,8 @@ def _stream(m, unit, state, hint):
                 _ask_ahead(m, unit + window)
             return cython.cast(uint32_t, window)
     # A new stream takes the oldest place.
-    i = m.stream_turn % STREAMS
-    m.stream_turn += 1
+    i = cython.cast(uint32_t, a32_load_rlx(cython.address(m.stream_turn))) % STREAMS
+    a32_store_rlx(cython.address(m.stream_turn), cython.cast(int32_t, (i + 1) % STREAMS))
     a64_store_rlx(cython.address(m.streams[i].next), unit + 1)
     a64_store_rlx(cython.address(m.streams[i].window), 1)
     return cython.cast(uint32_t, most) if hint == HINT_SEQUENTIAL else 1

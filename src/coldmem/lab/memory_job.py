@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from coldmem.units import format_bytes
 PAPERS = 64
 BLOCK_ROWS = 8192  # 4 MiB of int64
 MONTHS = 120
-VOLUME_MAX = 1 << 18
+VOLUME_MAX = 1 << 20
 TIMES_THE_LIMIT = 4  # arrays that are alive at the same time, at least
 SWAP_TIMES = 24
 LIMIT_MIN = 12 << 20
@@ -121,7 +122,7 @@ class MemoryJob:
         totals = self._do("sums", size, lambda: prices.sum(axis=0))
         covariance = self._do("covariance", size, lambda: _covariance(returns))
         months = self._do("months", size, lambda: _by_month(prices, _months(rows)))
-        volumes = self.memory.zeros(rows * 16, np.int32)
+        volumes = self.memory.zeros(rows * PAPERS, np.int32)
         self._do("volumes", volumes.nbytes, lambda: _fill_volumes(volumes))
         self._do("sort", volumes.nbytes, volumes.sort)
         if self.plan.spoil:
@@ -138,7 +139,7 @@ class MemoryJob:
 def _block(number: int) -> Array:
     """A walk that begins anew in each block."""
     rng = np.random.default_rng(number)
-    walk = np.cumsum(rng.integers(-9, 10, (BLOCK_ROWS, PAPERS)), axis=0)
+    walk = np.cumsum(rng.integers(-999, 1000, (BLOCK_ROWS, PAPERS)), axis=0)
     walk += 10_000 + 100 * np.arange(PAPERS)
     return walk
 
@@ -181,7 +182,7 @@ def _by_month(prices: Array, months: Array) -> Array:
     """Sums of the first paper's prices, by month: pandas where there is one."""
     first = np.ascontiguousarray(prices[:, 0])
     try:
-        import pandas as pd
+        pd = import_module("pandas")
     except ImportError:
         return np.bincount(months, first, MONTHS).astype(np.int64)
     frame = pd.DataFrame({"month": months, "cents": first}, copy=False)

@@ -124,12 +124,14 @@ static inline int userfaultfd_syscall(int flags) {
     return -1;
 #endif
 }
-/* Copy to where nobody looks soon: whole cache lines go past the caches, so that the old content of
- * the destination is not read in first. Published by any release store that follows. */
+/* Copy to where nobody looks soon. Of much data, whole cache lines go past the caches, so that the old
+ * content of the destination is not read in first. Less stays in the caches: it is often read soon.
+ * Published by any release store that follows. */
+#define COPY_COLD_MIN 4096
 static inline void copy_cold(uint8_t *to, const uint8_t *from, uint64_t n) {
 #ifdef __SSE2__
     uint64_t head = -(uintptr_t)to & 63, i;
-    if (n >= 512) {
+    if (n >= COPY_COLD_MIN) {
         memcpy(to, from, head);
         to += head, from += head, n -= head;
         for (; n >= 64; n -= 64, to += 64, from += 64)

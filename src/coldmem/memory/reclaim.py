@@ -72,12 +72,16 @@ from cython.cimports.coldmem.zsmalloc.arena import arena_trim
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.state import GROUP_ROOT, ZW_OK, WorkContextP
 from cython.cimports.coldmem.zswap.store import zswap_store
-from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import malloc
 
 ROUNDS = cython.declare(uint64_t, 4)  # times round without success before giving up
 WINDOW_ROUNDS = cython.declare(uint64_t, 16)
-NO_ROOM_NS = cython.declare(uint64_t, 50_000_000)
+PATIENCE_NS = cython.declare(uint64_t, 100_000_000)
+NAP_NS = cython.declare(cython.longlong, 50_000)
+FRUITLESS = cython.declare(uint64_t, 8)
+# What is charged above the limit, once nothing could be freed, before the next one tries again.
+NO_ROOM_BYTES = cython.declare(uint64_t, 1 << 20)
 REFUSED_MOST = cython.declare(uint64_t, 64)  # units that nothing had room for: do not try them all
 DIRECT_BYTES = cython.declare(uint64_t, 1 << 18)  # beyond what is asked for, so that the next is free
 BACKGROUND_BYTES = cython.declare(uint64_t, 1 << 20)
@@ -303,12 +307,18 @@ def make_room(m, nbytes, w):
     tries: uint64_t = 0
     most: uint64_t
     refused: uint64_t
-    if p == cython.NULL or now_ns() < a64_load_rlx(cython.address(m.no_room_until_ns)):
+    begin: uint64_t
+    spare: cython.pointer(uint64_t) = cython.cast(
+        cython.pointer(uint64_t), cython.address(m.no_room_bytes)
+    )
+    if p == cython.NULL or cython.cast(int64_t, a64_load_rlx(spare)) > 0:
+        a64_fetch_add_rlx(spare, -nbytes)
         charge_always(m, nbytes)
         return
     want = min(want, BATCH_UNITS)
     most = _sweeps_most(m, want)
     refused = p.counts.refused
+    begin = now_ns()
     while not charge(m, nbytes):
         p.counts.direct += 1
         if sweep(m, want, w):
@@ -316,11 +326,16 @@ def make_room(m, nbytes, w):
         tries += 1
         if tries == most // 2:
             arena_trim(cython.address(m.z.pools[0].arena))
-        if tries >= most or p.counts.refused - refused > REFUSED_MOST:
+        if p.counts.refused - refused > REFUSED_MOST or (
+            tries >= most and now_ns() - begin > PATIENCE_NS
+        ):
             p.counts.overshoots += 1
-            a64_store_rlx(cython.address(m.no_room_until_ns), now_ns() + NO_ROOM_NS)
+            a64_store_rlx(spare, NO_ROOM_BYTES)
             charge_always(m, nbytes)
             return
+        if tries % FRUITLESS == 0:
+            # Most likely others have the cold units in hand, and one of them is not running.
+            futex_wait(cython.address(m.stop), 0, NAP_NS)
 
 
 @cython.cfunc

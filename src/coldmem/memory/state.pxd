@@ -3,7 +3,7 @@
 # Lock order: a WorkContext of the Zswap (the door) -> the lock bit of units, in order of address
 # -> locks of the Zswap. Span.lock is a leaf. Whoever works on units holds a context, so whoever
 # holds all contexts (fork, close) is alone.
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from coldmem.linux.lock cimport Mutex, RwLock
 from coldmem.zswap.state cimport CONTEXTS_MAX, ZswapC
@@ -112,7 +112,7 @@ cdef struct MemoryC:
     uint64_t array_bytes        # of live arrays
     uint64_t arrays
     uint64_t peak_bytes         # of the footprint
-    uint64_t no_room_until_ns   # nothing could be freed: until then nobody tries again
+    int64_t no_room_bytes       # nothing could be freed: so much may be charged before the next try
     int32_t predictor           # > 0: what is loaded tends to be written
     int32_t reclaimer           # futex: Reclaimer
     int32_t reclaimer_runs

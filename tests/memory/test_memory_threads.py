@@ -85,7 +85,7 @@ def test_python_threads_with_numpy(make_memory: Make, run_threads: Callable[...,
     def work(seed: int) -> Callable[[], None]:
         def body() -> None:
             rng = np.random.default_rng(seed)
-            for _ in range(12):
+            for _ in range(4):
                 model = rng.normal(size=n).round(2)
                 a = memory.array(model)
                 for place in rng.integers(0, n, 100):
@@ -97,7 +97,7 @@ def test_python_threads_with_numpy(make_memory: Make, run_threads: Callable[...,
                 assert np.array_equal(a, model)
         return body
 
-    run_threads(*(work(seed) for seed in range(6)))
+    run_threads(*(work(seed) for seed in range(4)))
     memory.check_valid("full")
     assert memory.stats()["loads"] > 0
 

@@ -58,6 +58,7 @@ from cython.cimports.coldmem.memory.state import (
     WINDOW_UNITS,
     MemoryP,
     PlaceP,
+    count,
     slot_of,
     unit_at,
     word_chance,
@@ -204,7 +205,7 @@ def _compress(m, p, n, w):
         u = p.units[i]
         x = a64_load_rlx(cython.address(m.words[u]))
         if word_state(x) == CLEAN:
-            p.counts.reused += 1
+            count(cython.address(p.counts.reused), 1)
             if a32_load_rlx(cython.address(m.predictor)) > PREDICTOR_MIN:
                 a32_fetch_add_rel(cython.address(m.predictor), -1)
             continue
@@ -215,11 +216,11 @@ def _compress(m, p, n, w):
         done = zswap_store(m.z, slot_of(m, u), unit_at(m, u), GROUP_ROOT, w) == ZW_OK
         ordered_by_kernel_end()
         if done:
-            p.counts.compressed += 1
+            count(cython.address(p.counts.compressed), 1)
             a64_fetch_add_rlx(cython.address(m.clean_units), 1)
             unit_unlock(m, u, word_with(x, CLEAN))
         else:
-            p.counts.refused += 1
+            count(cython.address(p.counts.refused), 1)
             unit_unlock(m, u, x)  # it stays where it is; a write takes the protection away
 
 
@@ -249,7 +250,7 @@ def _drop(m, p, n, force):
         unit_unlock(m, p.units[i], word_with_seq(word_with(p.words[i], STORED), seq))
     a64_fetch_add_rlx(cython.address(m.hot_bytes), -(cython.cast(uint64_t, kept) << m.unit_shift))
     a64_fetch_add_rlx(cython.address(m.clean_units), -cython.cast(uint64_t, kept))
-    p.counts.dropped += kept
+    count(cython.address(p.counts.dropped), kept)
     return kept
 
 
@@ -320,7 +321,7 @@ def make_room(m, nbytes, w):
     refused = p.counts.refused
     begin = now_ns()
     while not charge(m, nbytes):
-        p.counts.direct += 1
+        count(cython.address(p.counts.direct), 1)
         if sweep(m, want, w):
             continue
         tries += 1
@@ -329,7 +330,7 @@ def make_room(m, nbytes, w):
         if p.counts.refused - refused > REFUSED_MOST or (
             tries >= most and now_ns() - begin > PATIENCE_NS
         ):
-            p.counts.overshoots += 1
+            count(cython.address(p.counts.overshoots), 1)
             a64_store_rlx(spare, NO_ROOM_BYTES)
             charge_always(m, nbytes)
             return
@@ -355,7 +356,7 @@ def _reclaimer_round(m: MemoryP) -> cython.void:
         gone = sweep(m, want, w)
         p = place_of(m, w)
         if p != cython.NULL:
-            p.counts.background += 1
+            count(cython.address(p.counts.background), 1)
         if gone == 0 and dry == most // 2:
             arena_trim(cython.address(m.z.pools[0].arena))
         context_put(m.z, w)

@@ -5,6 +5,7 @@
 # holds all contexts (fork, close) is alone.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
+from coldmem.linux.atomic cimport a64_load_rlx, a64_store_rlx
 from coldmem.linux.lock cimport Mutex, RwLock
 from coldmem.zswap.state cimport CONTEXTS_MAX, ZswapC
 
@@ -44,7 +45,7 @@ cdef enum:
     AHEAD_BYTES = 1 << 20       # how far the readahead thread goes beyond a stream
     SPAN_CLASSES = 512
 
-# Of one working context, so of one thread at a time: counts need no atomic add.
+# Of one working context, so of one thread at a time: counts need no atomic add, see `count`.
 cdef struct Counts:
     uint64_t faults
     uint64_t fills              # first touches
@@ -181,3 +182,7 @@ cdef inline uint8_t *unit_at(MemoryC *m, uint64_t unit) noexcept nogil:
 # Slots are addresses, so that neighbours in memory are neighbours for the codec picker.
 cdef inline uint64_t slot_of(MemoryC *m, uint64_t unit) noexcept nogil:
     return unit
+
+# Of a thread's own counter, which others may read at any time.
+cdef inline void count(uint64_t *counter, uint64_t n) noexcept nogil:
+    a64_store_rlx(counter, a64_load_rlx(counter) + n)

@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 
+from coldmem.cli import demo as cli_demo
 from coldmem.cli import main
 from coldmem.errors import UsageError
-from coldmem.lab import demo
+from coldmem.lab import demo, memory_job
+from coldmem.linux.userfaultfd import rights_here
 from coldmem.zswap import Zswap
 
 SMALL = ["demo", "--part", "engine", "--max-pool", "4M", "--threads", "3"]
@@ -93,3 +95,77 @@ def test_every_slot_is_stored_and_compared_once() -> None:
             slots = np.concatenate(batches)
             assert np.array_equal(np.sort(slots), np.arange(len(data.units)))
             assert not np.array_equal(slots, np.arange(len(data.units)))
+
+
+# -- managed memory --------------------------------------------------------------------------------
+needs_userfaultfd = pytest.mark.skipif(
+    rights_here() == "none", reason="no userfaultfd here: see `coldmem doctor`"
+)
+JOB = ["demo", "--part", "memory", "--memory-max", "16M"]
+
+
+@needs_userfaultfd
+def test_the_job_in_a_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(JOB) == 0
+    got = capsys.readouterr()
+    assert "every result is that of plain NumPy" in got.out
+    assert got.out.count("equal") == 4 and "differs" not in got.out
+    assert "hot " in got.err and "on disk " in got.err and "wrong" not in got.err
+
+
+@needs_userfaultfd
+def test_both_parts_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["demo", "--memory-max", "16M", "--max-pool", "4M", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    steps = [row for row in found["rows"] if row["part"] == "memory"]
+    total = steps[-1]
+    assert total["step"] == "all" and total["differences"] == 0
+    assert total["array_bytes_peak"] >= 4 * total["memory_max_bytes"]
+    assert total["footprint_peak_bytes"] > 0 and total["loads"] > 0
+    assert [row["kind"] for row in found["rows"] if row["part"] == "engine"] == [*demo.PARTS, "all"]
+
+
+@needs_userfaultfd
+def test_a_wrong_number_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run([*JOB, "--spoil"]) == 1
+    got = capsys.readouterr()
+    assert "coldmem: wrong: prices: 1 numbers from row" in got.err
+    assert "differs" in got.out and "every result" not in got.out
+
+
+@needs_userfaultfd
+@pytest.mark.parametrize("step", ["_covariance", "_by_month", "_fill_volumes"])
+def test_a_wrong_result_is_found(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = getattr(memory_job, step)
+
+    def wrong(array: np.ndarray, *more: np.ndarray) -> object:
+        found = real(array, *more)
+        if found is None:  # it fills what it was given
+            array.flat[5] += 1
+            return None
+        found = np.array(found)  # what pandas gives is read-only
+        found.flat[5] += 1
+        return found
+
+    monkeypatch.setattr(memory_job, step, wrong)
+    outcome = memory_job.MemoryJob(memory_job.MemoryPlan(16 << 20)).run()
+    assert len(outcome.differences) == 1
+
+
+@needs_userfaultfd
+def test_without_pandas_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(name: str) -> object:
+        raise ImportError(name)
+
+    monkeypatch.setattr(memory_job, "import_module", nothing)
+    assert not memory_job.MemoryJob(memory_job.MemoryPlan(16 << 20)).run().differences
+
+
+def test_without_userfaultfd_only_the_engine_and_loudly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli_demo, "rights_here", lambda: "none")
+    assert main.run(["demo", "--max-pool", "4M"]) == 0
+    got = capsys.readouterr()
+    assert "no userfaultfd" in got.err and "coldmem doctor" in got.err
+    assert "came back unchanged" in got.out and "NumPy on" not in got.out

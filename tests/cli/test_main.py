@@ -18,10 +18,11 @@ def test_python_dash_m_shows_the_commands() -> None:
         [sys.executable, "-m", "coldmem", "--help"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0
-    assert {"demo", "lab", "bench"} <= set(done.stdout.split())
+    assert {"run", "doctor", "demo", "lab", "bench"} <= set(done.stdout.split())
 
 
-@pytest.mark.parametrize("command", [["demo"], ["lab", "locks"], ["lab", "fragmentation"],
+@pytest.mark.parametrize("command", [["run"], ["doctor"], ["demo"],
+                                     ["lab", "locks"], ["lab", "fragmentation"],
                                      ["bench", "engine"], ["bench", "codecs"]])
 def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run([*command, "--help"]) == 0

@@ -92,7 +92,8 @@ def test_a_program_from_standard_input(tmp_path: Path) -> None:
     ("import sys; sys.exit()", 0),
     ("raise SystemExit(None)", 0),
     ("import os; os._exit(9)", 9),
-    ("def f():\n    return 1 / 0\n\ntry:\n    f()\nexcept Exception as e:\n    raise KeyError from e", 1),
+    ("def f():\n    return 1 / 0\n\ntry:\n    f()\nexcept Exception as e:\n"
+     "    raise KeyError from e", 1),
     ("def f(:\n", 1),
     ("import nonsense_module", 1),
     ("import sys\nsys.excepthook = lambda *a: print('mine', a[0], a[2] is not None)\n1 / 0", 1),
@@ -179,14 +180,16 @@ def test_a_program_four_times_the_limit(delivery: str, tmp_path: Path) -> None:
 
 
 def test_no_room_is_a_memory_error_with_a_sentence_more(tmp_path: Path) -> None:
-    (tmp_path / "greedy.py").write_text("import numpy as np\na = [np.ones(1 << 20) for _ in range(99)]\n")
-    done = run([*QUIET, "--memory-max", "16M", "--swap-max", "32M", "greedy.py"], tmp_path)
+    (tmp_path / "greedy.py").write_text(
+        "import numpy as np\na = [np.ones(1 << 20) for _ in range(99)]\n")
+    limits = ["--memory-max", "16M", "--swap-max", "32M"]
+    done = run([*QUIET, *limits, "greedy.py"], tmp_path)
     assert done.returncode == 1
     *_, error, ours = done.stderr.splitlines()
     assert "MemoryError" in error
     assert ours.startswith("coldmem: arrays of ") and "--memory-max is 16.0 MiB" in ours
     assert "Raise --swap-max or --memory-max" in ours
-    fits = run([*QUIET, "--memory-max", "16M", "--swap-max", "32M", "--overcommit", "greedy.py"], tmp_path)
+    fits = run([*QUIET, *limits, "--overcommit", "greedy.py"], tmp_path)
     assert (fits.returncode, fits.stderr) == (0, "")
 
 

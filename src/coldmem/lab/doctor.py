@@ -154,7 +154,7 @@ def _deliveries(report: Report) -> None:
         topic, name = "delivery", f"delivery_{delivery}"
         what = {
             "handler": "system calls on arrays just work",
-            "sigbus": "no rights needed; pin arrays around system calls",
+            "sigbus": "no rights needed; the C library's calls pin arrays by themselves",
         }[delivery]
         if rights == "none" or (delivery == "handler" and rights != "full"):
             report.add(topic, name, False, f"{delivery}: not permitted ({what})",

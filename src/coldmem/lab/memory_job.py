@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,10 @@ from coldmem.units import format_bytes
 PAPERS = 64
 BLOCK_ROWS = 8192  # 4 MiB of int64
 MONTHS = 120
-VOLUME_MAX = 1 << 18
+VOLUME_MAX = 1 << 20
 TIMES_THE_LIMIT = 4  # arrays that are alive at the same time, at least
 SWAP_TIMES = 24
-LIMIT_MIN = 12 << 20
+LIMIT_MIN = 16 << 20
 
 Array = npt.NDArray[Any]
 
@@ -94,13 +95,17 @@ class MemoryJob:
 
     def run(self) -> JobOutcome:
         """All steps; the Memory is closed at the end, or left to the collector after an error."""
-        with self.memory:
-            self._work()
+        self._work()
         outcome = JobOutcome(self._steps, self._peak_bytes, self.memory.stats())
         self.memory.close()
         return outcome
 
     def _do(self, name: str, nbytes: int, call: Callable[[], Any]) -> Any:
+        """A step whose results, and what NumPy needs on the way, live in the Memory."""
+        with self.memory:
+            return self._timed(name, nbytes, call)
+
+    def _timed(self, name: str, nbytes: int, call: Callable[[], Any]) -> Any:
         self.step = name
         start_s = time.monotonic()
         found = call()
@@ -109,20 +114,20 @@ class MemoryJob:
         return found
 
     def _check(self, name: str, nbytes: int, differences: Callable[[], Iterator[str]]) -> None:
-        found = self._do(f"check: {name}", nbytes, lambda: list(differences()))
+        found = self._timed(f"check: {name}", nbytes, lambda: list(differences()))
         self._steps[-1].differences = found
 
     def _work(self) -> None:
         rows = self.plan.blocks * BLOCK_ROWS
         prices = self.memory.zeros((rows, PAPERS), np.int64)
         size = prices.nbytes
-        self._do("make prices", size, lambda: _fill(prices))
+        self._timed("make prices", size, lambda: _fill(prices))
         returns = self._do("differences", 2 * size, lambda: np.diff(prices, axis=0))
         totals = self._do("sums", size, lambda: prices.sum(axis=0))
         covariance = self._do("covariance", size, lambda: _covariance(returns))
         months = self._do("months", size, lambda: _by_month(prices, _months(rows)))
-        volumes = self.memory.zeros(rows * 16, np.int32)
-        self._do("volumes", volumes.nbytes, lambda: _fill_volumes(volumes))
+        volumes = self.memory.zeros(rows * PAPERS, np.int32)
+        self._timed("volumes", volumes.nbytes, lambda: _fill_volumes(volumes))
         self._do("sort", volumes.nbytes, volumes.sort)
         if self.plan.spoil:
             prices[rows // 3, PAPERS // 2] += 1
@@ -138,7 +143,7 @@ class MemoryJob:
 def _block(number: int) -> Array:
     """A walk that begins anew in each block."""
     rng = np.random.default_rng(number)
-    walk = np.cumsum(rng.integers(-9, 10, (BLOCK_ROWS, PAPERS)), axis=0)
+    walk = np.cumsum(rng.integers(-999, 1000, (BLOCK_ROWS, PAPERS)), axis=0)
     walk += 10_000 + 100 * np.arange(PAPERS)
     return walk
 
@@ -181,7 +186,7 @@ def _by_month(prices: Array, months: Array) -> Array:
     """Sums of the first paper's prices, by month: pandas where there is one."""
     first = np.ascontiguousarray(prices[:, 0])
     try:
-        import pandas as pd
+        pd = import_module("pandas")
     except ImportError:
         return np.bincount(months, first, MONTHS).astype(np.int64)
     frame = pd.DataFrame({"month": months, "cents": first}, copy=False)

@@ -103,6 +103,17 @@ static inline int fault_was_write(void *context) {
     return -1;
 #endif
 }
+/* Between these two, ThreadSanitizer takes no note of this thread's reads: of pages that a system call
+ * has write-protected, which it does not know to be an order between the writers and us. */
+#ifdef __SANITIZE_THREAD__
+void AnnotateIgnoreReadsBegin(const char *file, int line);
+void AnnotateIgnoreReadsEnd(const char *file, int line);
+#define ordered_by_kernel_begin() AnnotateIgnoreReadsBegin(__FILE__, __LINE__)
+#define ordered_by_kernel_end() AnnotateIgnoreReadsEnd(__FILE__, __LINE__)
+#else
+#define ordered_by_kernel_begin() ((void)0)
+#define ordered_by_kernel_end() ((void)0)
+#endif
 static inline void keep_errno(int value) { errno = value; }
 static inline int userfaultfd_syscall(int flags) {
 #ifdef SYS_userfaultfd

@@ -38,6 +38,8 @@ cdef extern from "_atomic.h" nogil:
     void prefetch(const void *p) noexcept
     int fault_was_write(void *context) noexcept
     void keep_errno(int value) noexcept
+    void ordered_by_kernel_begin() noexcept
+    void ordered_by_kernel_end() noexcept
     int userfaultfd_syscall(int flags) noexcept
     void copy_cold(uint8_t *to, const uint8_t *src, uint64_t n) noexcept
     uint64_t now_ns() noexcept

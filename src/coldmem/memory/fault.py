@@ -18,6 +18,7 @@ from cython.cimports.coldmem.linux.atomic import (
     a32_fetch_add_rel,
     a32_load,
     a32_load_rlx,
+    a32_store_rlx,
     a64_fetch_add_rlx,
     a64_load_acq,
     a64_load_rlx,
@@ -49,6 +50,7 @@ from cython.cimports.coldmem.memory.state import (
     STREAMS,
     MemoryP,
     PlaceP,
+    count,
     slot_of,
     unit_at,
     word_hint,
@@ -113,8 +115,8 @@ def _stream(m, unit, state, hint):
                 _ask_ahead(m, unit + window)
             return cython.cast(uint32_t, window)
     # A new stream takes the oldest place.
-    i = m.stream_turn % STREAMS
-    m.stream_turn += 1
+    i = cython.cast(uint32_t, a32_load_rlx(cython.address(m.stream_turn))) % STREAMS
+    a32_store_rlx(cython.address(m.stream_turn), cython.cast(int32_t, (i + 1) % STREAMS))
     a64_store_rlx(cython.address(m.streams[i].next), unit + 1)
     a64_store_rlx(cython.address(m.streams[i].window), 1)
     return cython.cast(uint32_t, most) if hint == HINT_SEQUENTIAL else 1
@@ -205,8 +207,8 @@ def _load(m, p, first, n, write, chance, w):
             unit_unlock(
                 m, first + i, word_with_chance(word_with(words[i], RESIDENT), 0 if i else chance)
             )
-        p.counts.fills += n
-        p.counts.readahead += n - 1
+        count(cython.address(p.counts.fills), n)
+        count(cython.address(p.counts.readahead), n - 1)
         return FAULT_OK
     for i in range(n):
         got = zswap_load(m.z, slot_of(m, first + i), p.run + (cython.cast(uint64_t, i) << m.unit_shift),
@@ -223,8 +225,8 @@ def _load(m, p, first, n, write, chance, w):
             return FAULT_LOAD
         n = i
     kept = _keep_copies(m, p)
-    p.counts.loads += n
-    p.counts.readahead += n - 1
+    count(cython.address(p.counts.loads), n)
+    count(cython.address(p.counts.readahead), n - 1)
     return _put(m, p, first, n, words, kept, write, chance, w)
 
 
@@ -238,7 +240,7 @@ def _serve_resident(m: MemoryP, p: PlaceP, unit: uint64_t, x: uint64_t, write: i
         zswap_invalidate(m.z, slot_of(m, unit), w)
         a64_fetch_add_rlx(cython.address(m.clean_units), -1)
         uffd_protect(m.fd, unit_at(m, unit), m.unit_bytes, False)
-        p.counts.write_faults += 1
+        count(cython.address(p.counts.write_faults), 1)
         if a32_load_rlx(cython.address(m.predictor)) < 4 * PREDICTOR_HIGH:
             a32_fetch_add_rel(cython.address(m.predictor), 1)
         unit_unlock(m, unit, word_with_chance(word_with(x, RESIDENT), CHANCE_OTHER))
@@ -246,10 +248,10 @@ def _serve_resident(m: MemoryP, p: PlaceP, unit: uint64_t, x: uint64_t, write: i
     if word_state(x) == RESIDENT and write:
         # Protected as a candidate, or because it lies between two of them.
         uffd_protect(m.fd, unit_at(m, unit), m.unit_bytes, False)
-        p.counts.write_faults += 1
+        count(cython.address(p.counts.write_faults), 1)
         unit_unlock(m, unit, word_with_chance(word_with(x, RESIDENT), CHANCE_OTHER))
         return FAULT_OK
-    p.counts.spurious += 1
+    count(cython.address(p.counts.spurious), 1)
     if word_state(x) == RESIDENT:
         # Normally the page is there, and this does nothing but wake. Whoever dropped it behind our
         # back (madvise) gets what the kernel would give: zeros.
@@ -275,7 +277,7 @@ def fault_unit(m, unit, write, w):
         p.run = cython.cast(cython.p_uchar, malloc(RUN_BYTES))
         if p.run == cython.NULL:
             return FAULT_KERNEL
-    p.counts.faults += 1
+    count(cython.address(p.counts.faults), 1)
     while True:
         x = a64_load_acq(cython.address(m.words[unit]))
         state = word_state(x)
@@ -327,7 +329,7 @@ def fault_serve(m, address, write):
         return FAULT_CLOSED
     result = fault_unit(m, unit, write, w)
     if result != FAULT_OK and result != FAULT_FOREIGN:
-        m.places[w.index].counts.failed += 1
+        count(cython.address(m.places[w.index].counts.failed), 1)
     context_put(m.z, w)
     return result
 

@@ -38,6 +38,8 @@ from cython.cimports.coldmem.linux.atomic import (
     futex_wake,
     iovec,
     now_ns,
+    ordered_by_kernel_begin,
+    ordered_by_kernel_end,
 )
 from cython.cimports.coldmem.linux.lock import rw_read_lock, rw_read_unlock
 from cython.cimports.coldmem.linux.memory import memory_dontneed
@@ -56,6 +58,7 @@ from cython.cimports.coldmem.memory.state import (
     WINDOW_UNITS,
     MemoryP,
     PlaceP,
+    count,
     slot_of,
     unit_at,
     word_chance,
@@ -70,12 +73,16 @@ from cython.cimports.coldmem.zsmalloc.arena import arena_trim
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.state import GROUP_ROOT, ZW_OK, WorkContextP
 from cython.cimports.coldmem.zswap.store import zswap_store
-from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import malloc
 
 ROUNDS = cython.declare(uint64_t, 4)  # times round without success before giving up
 WINDOW_ROUNDS = cython.declare(uint64_t, 16)
-NO_ROOM_NS = cython.declare(uint64_t, 50_000_000)
+PATIENCE_NS = cython.declare(uint64_t, 100_000_000)
+NAP_NS = cython.declare(cython.longlong, 50_000)
+FRUITLESS = cython.declare(uint64_t, 8)
+# What is charged above the limit, once nothing could be freed, before the next one tries again.
+NO_ROOM_BYTES = cython.declare(uint64_t, 1 << 20)
 REFUSED_MOST = cython.declare(uint64_t, 64)  # units that nothing had room for: do not try them all
 DIRECT_BYTES = cython.declare(uint64_t, 1 << 18)  # beyond what is asked for, so that the next is free
 BACKGROUND_BYTES = cython.declare(uint64_t, 1 << 20)
@@ -192,24 +199,28 @@ def _pinned_between(m: MemoryP, first: uint64_t, last: uint64_t) -> cython.bint:
 def _compress(m, p, n, w):
     i: uint32_t
     u: uint64_t
+    done: cython.bint
     x: uint64_t
     for i in range(n):
         u = p.units[i]
         x = a64_load_rlx(cython.address(m.words[u]))
         if word_state(x) == CLEAN:
-            p.counts.reused += 1
+            count(cython.address(p.counts.reused), 1)
             if a32_load_rlx(cython.address(m.predictor)) > PREDICTOR_MIN:
                 a32_fetch_add_rel(cython.address(m.predictor), -1)
             continue
         if (word_state(x) != RESIDENT or x & PROTECTED == 0 or word_pins(x)
                 or not unit_trylock(m, u, x)):
             continue
-        if zswap_store(m.z, slot_of(m, u), unit_at(m, u), GROUP_ROOT, w) == ZW_OK:
-            p.counts.compressed += 1
+        ordered_by_kernel_begin()  # no thread can write to the unit meanwhile
+        done = zswap_store(m.z, slot_of(m, u), unit_at(m, u), GROUP_ROOT, w) == ZW_OK
+        ordered_by_kernel_end()
+        if done:
+            count(cython.address(p.counts.compressed), 1)
             a64_fetch_add_rlx(cython.address(m.clean_units), 1)
             unit_unlock(m, u, word_with(x, CLEAN))
         else:
-            p.counts.refused += 1
+            count(cython.address(p.counts.refused), 1)
             unit_unlock(m, u, x)  # it stays where it is; a write takes the protection away
 
 
@@ -239,7 +250,7 @@ def _drop(m, p, n, force):
         unit_unlock(m, p.units[i], word_with_seq(word_with(p.words[i], STORED), seq))
     a64_fetch_add_rlx(cython.address(m.hot_bytes), -(cython.cast(uint64_t, kept) << m.unit_shift))
     a64_fetch_add_rlx(cython.address(m.clean_units), -cython.cast(uint64_t, kept))
-    p.counts.dropped += kept
+    count(cython.address(p.counts.dropped), kept)
     return kept
 
 
@@ -297,24 +308,35 @@ def make_room(m, nbytes, w):
     tries: uint64_t = 0
     most: uint64_t
     refused: uint64_t
-    if p == cython.NULL or now_ns() < a64_load_rlx(cython.address(m.no_room_until_ns)):
+    begin: uint64_t
+    spare: cython.pointer(uint64_t) = cython.cast(
+        cython.pointer(uint64_t), cython.address(m.no_room_bytes)
+    )
+    if p == cython.NULL or cython.cast(int64_t, a64_load_rlx(spare)) > 0:
+        a64_fetch_add_rlx(spare, -nbytes)
         charge_always(m, nbytes)
         return
     want = min(want, BATCH_UNITS)
     most = _sweeps_most(m, want)
     refused = p.counts.refused
+    begin = now_ns()
     while not charge(m, nbytes):
-        p.counts.direct += 1
+        count(cython.address(p.counts.direct), 1)
         if sweep(m, want, w):
             continue
         tries += 1
         if tries == most // 2:
             arena_trim(cython.address(m.z.pools[0].arena))
-        if tries >= most or p.counts.refused - refused > REFUSED_MOST:
-            p.counts.overshoots += 1
-            a64_store_rlx(cython.address(m.no_room_until_ns), now_ns() + NO_ROOM_NS)
+        if p.counts.refused - refused > REFUSED_MOST or (
+            tries >= most and now_ns() - begin > PATIENCE_NS
+        ):
+            count(cython.address(p.counts.overshoots), 1)
+            a64_store_rlx(spare, NO_ROOM_BYTES)
             charge_always(m, nbytes)
             return
+        if tries % FRUITLESS == 0:
+            # Most likely others have the cold units in hand, and one of them is not running.
+            futex_wait(cython.address(m.stop), 0, NAP_NS)
 
 
 @cython.cfunc
@@ -334,7 +356,7 @@ def _reclaimer_round(m: MemoryP) -> cython.void:
         gone = sweep(m, want, w)
         p = place_of(m, w)
         if p != cython.NULL:
-            p.counts.background += 1
+            count(cython.address(p.counts.background), 1)
         if gone == 0 and dry == most // 2:
             arena_trim(cython.address(m.z.pools[0].arena))
         context_put(m.z, w)

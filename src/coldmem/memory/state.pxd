@@ -3,8 +3,9 @@
 # Lock order: a WorkContext of the Zswap (the door) -> the lock bit of units, in order of address
 # -> locks of the Zswap. Span.lock is a leaf. Whoever works on units holds a context, so whoever
 # holds all contexts (fork, close) is alone.
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
+from coldmem.linux.atomic cimport a64_load_rlx, a64_store_rlx
 from coldmem.linux.lock cimport Mutex, RwLock
 from coldmem.zswap.state cimport CONTEXTS_MAX, ZswapC
 
@@ -44,7 +45,7 @@ cdef enum:
     AHEAD_BYTES = 1 << 20       # how far the readahead thread goes beyond a stream
     SPAN_CLASSES = 512
 
-# Of one working context, so of one thread at a time: counts need no atomic add.
+# Of one working context, so of one thread at a time: counts need no atomic add, see `count`.
 cdef struct Counts:
     uint64_t faults
     uint64_t fills              # first touches
@@ -112,7 +113,7 @@ cdef struct MemoryC:
     uint64_t array_bytes        # of live arrays
     uint64_t arrays
     uint64_t peak_bytes         # of the footprint
-    uint64_t no_room_until_ns   # nothing could be freed: until then nobody tries again
+    int64_t no_room_bytes       # nothing could be freed: so much may be charged before the next try
     int32_t predictor           # > 0: what is loaded tends to be written
     int32_t reclaimer           # futex: Reclaimer
     int32_t reclaimer_runs
@@ -125,7 +126,7 @@ cdef struct MemoryC:
     uint64_t fill1[8]
     RwLock protecting           # see reclaim.py
     Stream streams[STREAMS]
-    uint32_t stream_turn
+    int32_t stream_turn
     uint32_t fill2
     Span span
 
@@ -181,3 +182,7 @@ cdef inline uint8_t *unit_at(MemoryC *m, uint64_t unit) noexcept nogil:
 # Slots are addresses, so that neighbours in memory are neighbours for the codec picker.
 cdef inline uint64_t slot_of(MemoryC *m, uint64_t unit) noexcept nogil:
     return unit
+
+# Of a thread's own counter, which others may read at any time.
+cdef inline void count(uint64_t *counter, uint64_t n) noexcept nogil:
+    a64_store_rlx(counter, a64_load_rlx(counter) + n)

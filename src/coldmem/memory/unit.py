@@ -6,6 +6,7 @@ waiting ends. Takes no other lock.
 
 import cython
 from cython.cimports.coldmem.linux.atomic import cpu_relax, futex_wait, sched_yield
+from cython.cimports.coldmem.memory.state import count
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 
 SPINS = cython.declare(uint32_t, 500)
@@ -25,7 +26,7 @@ def unit_lock(m, unit, counts):
             continue
         tries += 1
         if tries == 1:
-            counts.waits += 1
+            count(cython.address(counts.waits), 1)
         if tries < SPINS:
             cpu_relax()
         elif tries < YIELDS:

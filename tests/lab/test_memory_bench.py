@@ -216,6 +216,8 @@ def state() -> dict[str, object]:
 def system(request: pytest.FixtureRequest) -> KernelSystem:
     """One that works here; else a skip with the reason."""
     found: KernelSystem = request.param
+    if os.environ.get("COLDMEM_KERNEL_TESTS") != "1":
+        pytest.skip("changes the whole machine's swap for a while: set COLDMEM_KERNEL_TESTS=1")
     try:
         with found.ready(32 * MIB, 16 * MIB):
             pass

@@ -113,7 +113,8 @@ class Manager:
         if self.zswap is not None:
             raise UsageError("a Memory cannot be initialised twice")
         self.delivery = choose_delivery(delivery)
-        floor = max(memory_max // 8, 4 * MIB)  # stays for hot pages, however much is compressed
+        # Stays for hot pages and for tables (100 bytes a unit of 4K), however much is compressed.
+        floor = max(memory_max // 4 if memory_max < 48 * MIB else memory_max // 8 * 3, 4 * MIB)
         pool_max = memory_max - floor
         self.zswap = Zswap(
             unit_bytes=unit_bytes, max_pool=pool_max, codec=codec, locking=locking,

@@ -25,23 +25,20 @@ from cython.cimports.coldmem.memory.ahead import ahead_stop
 from cython.cimports.coldmem.memory.bounds import array_bounds
 from cython.cimports.coldmem.memory.child import child_use_handlers
 from cython.cimports.coldmem.memory.deliver import deliver_add, deliver_remove
+from cython.cimports.coldmem.memory.extent import Extent, Pin
 from cython.cimports.coldmem.memory.fault import bring_in
 from cython.cimports.coldmem.memory.reclaim import reclaimer_stop, take_out
 from cython.cimports.coldmem.memory.region import (
     region_alloc,
     region_bell,
     region_close,
-    region_free,
     region_hint,
     region_open,
-    region_pin,
     region_pinned,
-    region_unpin,
     region_zero,
 )
 from cython.cimports.coldmem.memory.state import (
     AHEAD_AWAKE,
-    FAULT_OK,
     HINT_NORMAL,
     HINT_RANDOM,
     HINT_SEQUENTIAL,
@@ -52,15 +49,13 @@ from cython.cimports.coldmem.memory.syscalls import syscalls_watch
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.state import WorkContextP
 from cython.cimports.coldmem.zswap.zswap import Zswap
-from cython.cimports.cpython.buffer import PyBuffer_FillInfo
 from cython.cimports.cpython.ref import Py_INCREF
-from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc
 from cython.cimports.libc.string import memset
 
 from coldmem.errors import (
     ClosedError,
-    CorruptDataError,
     EnvironmentFailure,
     MemoryLimitError,
     UsageError,
@@ -83,6 +78,10 @@ def manager_alloc(m, promise, nbytes):
     if m.sigbus:
         syscalls_watch()
     return region_alloc(m, nbytes)
+
+
+def bring_in_calm(m, first, n, w):
+    return bring_in(m, first, n, 1, w)
 
 
 class Manager:
@@ -307,6 +306,7 @@ class Manager:
         if start == cython.NULL:
             raise self._no_room(nbytes)
         e = Extent.__new__(Extent)
+        e.c = self.c
         e.manager = self
         e.start = start
         e.nbytes = nbytes
@@ -332,38 +332,29 @@ class Manager:
         return n > 0
 
     def evict(self, array):
-        """Compress what is in RAM of an array now; bytes that left.
-
-        Pinned units stay, and so does what another thread has in hand.
-        """
-        first: uint64_t = 0
-        n: uint64_t = 0
-        left: uint64_t = 0
-        w: WorkContextP
-        self._units(array, cython.address(first), cython.address(n))
-        with cython.nogil:
-            w = context_get(self.c.z)
-            if w != cython.NULL:
-                left = take_out(self.c, first, n, w)
-                context_put(self.c.z, w)
-        return left << self.c.unit_shift
+        """Compress what is in RAM of an array now; bytes that left. Pinned units stay."""
+        return self._all_units(array, take_out)
 
     def prefetch(self, array):
         """Bring an array into RAM as far as there is room without taking others out.
 
         Bytes brought in.
         """
+        return self._all_units(array, bring_in_calm)
+
+    def _all_units(self, array, work):
+        """Do `work` to the units of an array; bytes of those that it did it to."""
         first: uint64_t = 0
         n: uint64_t = 0
-        got: uint64_t = 0
+        done: uint64_t = 0
         w: WorkContextP
         self._units(array, cython.address(first), cython.address(n))
         with cython.nogil:
             w = context_get(self.c.z)
             if w != cython.NULL:
-                got = bring_in(self.c, first, n, 1, w)
+                done = work(self.c, first, n, w)
                 context_put(self.c.z, w)
-        return got << self.c.unit_shift
+        return done << self.c.unit_shift
 
     def madvise(self, array, advice):
         """Say how an array will be used.
@@ -417,8 +408,8 @@ class Manager:
             More than three quarters of the limit would be pinned.
         """
         pin: Pin = Pin.__new__(Pin)
-        pin.manager = self
-        pin.array = array
+        pin.c = self.c
+        pin.keep = (self, array)
         self._units(array, cython.address(pin.first), cython.address(pin.n))
         return pin
 
@@ -441,64 +432,3 @@ class Manager:
             "delivery": self.delivery,
             **memory_account(self.c, self.zswap.stats()),
         }
-
-
-# no_gc_clear: __dealloc__ uses the manager, which a collected cycle must not drop first.
-@cython.no_gc_clear
-@cython.cclass
-class Extent:
-    """Memory of an array, with the buffer protocol (writable bytes)."""
-
-    def __dealloc__(self):
-        if self.start != cython.NULL and not self.manager.closed:
-            with cython.nogil:
-                region_free(self.manager.c, self.start)
-
-    def __getbuffer__(self, buffer: cython.pointer(Py_buffer), flags: cython.int):
-        PyBuffer_FillInfo(buffer, self, self.start, self.nbytes, False, flags)
-
-    def __len__(self):
-        return self.nbytes
-
-    @property
-    def address(self):
-        """Where it begins; a whole number of units from the start of the range."""
-        return cython.cast(uint64_t, self.start)
-
-
-# no_gc_clear: as above.
-@cython.no_gc_clear
-@cython.cclass
-class Pin:
-    """What `Memory.pinned` gives: a context manager, whose value is the array."""
-
-    def __enter__(self):
-        result: int32_t
-        m: MemoryP = self.manager.c
-        self.manager._open_check()
-        if self.held:
-            raise UsageError("this pin is held already: make another with pinned(array)")
-        pinned = (a64_load_rlx(cython.address(m.pinned_units)) + self.n) << m.unit_shift
-        if pinned > self.manager.memory_max // 4 * 3:
-            raise MemoryLimitError(
-                f"{format_bytes(pinned)} would be pinned, and no more than three quarters of memory_max "
-                f"({format_bytes(self.manager.memory_max)}) may be: pin smaller slices, one by one"
-            )
-        with cython.nogil:
-            result = region_pin(m, self.first, self.n)
-        if result != FAULT_OK:
-            raise CorruptDataError("data of this array cannot be read back from the swap file")
-        self.held = True
-        return self.array
-
-    def __exit__(self, *exc):
-        self._release()
-
-    def __dealloc__(self):
-        self._release()
-
-    def _release(self):
-        if self.held and not self.manager.closed:
-            with cython.nogil:
-                region_unpin(self.manager.c, self.first, self.n)
-        self.held = False

@@ -1,6 +1,6 @@
-from types import TracebackType
 from typing import Any
 
+from coldmem.memory.extent import Extent, Pin
 from coldmem.zswap.zswap import Zswap
 
 class Manager:
@@ -29,18 +29,3 @@ class Manager:
     def madvise(self, array: object, advice: str) -> None: ...
     def pinned(self, array: Any) -> Pin: ...
     def stats(self) -> dict[str, Any]: ...
-
-class Extent:
-    def __buffer__(self, flags: int, /) -> memoryview: ...
-    def __len__(self) -> int: ...
-    @property
-    def address(self) -> int: ...
-
-class Pin:
-    def __enter__(self) -> Any: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...

@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 
 from coldmem import Memory
-from coldmem.memory.manager import Extent
+from coldmem.memory.extent import Extent
 
 class MemoryStress:
     def __init__(self, memory: Memory, arrays: Sequence[Extent]) -> None: ...

@@ -105,17 +105,17 @@ def rss_bytes() -> int:
 
 
 def test_freeing_gives_everything_back(make_memory: Make) -> None:
-    memory = make_memory("64M", "64M")
+    memory = make_memory("40M", "96M")
     before = rss_bytes()
     a = memory.array(mixed(96 * MIB))
     full = memory.stats()
-    assert full["hot_bytes"] + full["compressed_bytes"] > 32 * MIB and full["swap_bytes"] > 0
+    assert full["hot_bytes"] + full["compressed_bytes"] > 24 * MIB and full["swap_bytes"] > 0
     del a
     gc.collect()
     empty = memory.stats()
     assert empty["hot_bytes"] == empty["clean_bytes"] == empty["swap_bytes"] == 0
     assert empty["compressed_bytes"] == empty["array_bytes"] == 0
-    assert rss_bytes() - before < 24 * MIB
+    assert rss_bytes() - before < 16 * MIB
     again = memory.zeros(20 * MIB, np.uint8)  # the same addresses, and zeros again
     assert not again.any()
     del again

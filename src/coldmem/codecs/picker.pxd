@@ -33,6 +33,7 @@ cdef struct AutoContext:
 # What is remembered of a neighbourhood, unpacked.
 cdef struct Memory:
     uint32_t variant            # 0..RAW
+    uint32_t doubt              # units to be looked at before it is believed
     uint32_t expected           # size after / size before, in 1/1024
     uint32_t cooldown           # surprises still to be ignored
     uint32_t backoff            # the next cooldown is 2**backoff

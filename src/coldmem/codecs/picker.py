@@ -14,7 +14,7 @@ every 1024th unit elsewhere, so that a region whose data became more regular is 
 Locks: none. A table entry is one word, read and written with relaxed atomics; two threads that
 choose for one hint at once overwrite each other, which is harmless.
 
-A word of the table, from the top: tag of the hint (32 bits), variant + 1 (8), expected ratio (12),
+A word of the table, from the top: tag of the hint (32 bits), doubt (3), variant + 1 (5), expected ratio (12),
 cooldown (8), backoff (4). 0 is an empty entry.
 """
 
@@ -46,6 +46,8 @@ RAW_PERIOD = cython.declare(uint32_t, 32)  # 2-powers, both
 PERIOD = cython.declare(uint32_t, 1024)
 BACKOFF_MAX = cython.declare(uint32_t, 7)
 PLANES_SLACK = cython.declare(uint32_t, 256)
+SURE_PERCENT = cython.declare(uint64_t, 85)  # of plain: what is smaller needs no second look
+DOUBT = cython.declare(uint32_t, 3)
 SLACK = cython.declare(uint32_t, 16)  # in 1/1024: tiny results vary a lot, and it does not matter
 
 
@@ -58,7 +60,8 @@ def recall(s, hint, m):
     for way in range(2):
         word = a64_load_rlx(cython.address(s.table[i ^ way]))
         if word != 0 and word >> 32 == h:
-            m.variant = ((word >> 24) & 255) - 1
+            m.variant = ((word >> 24) & 31) - 1
+            m.doubt = (word >> 29) & 7
             m.expected = (word >> 12) & 4095
             m.cooldown = (word >> 4) & 255
             m.backoff = word & 15
@@ -73,7 +76,7 @@ def remember(s, hint, m):
     word: uint64_t
     h >>= 32
     new = (
-        (h << 32) | (cython.cast(uint64_t, m.variant + 1) << 24)
+        (h << 32) | (cython.cast(uint64_t, (m.doubt & 7) << 5 | (m.variant + 1)) << 24)
         | (cython.cast(uint64_t, m.expected & 4095) << 12)
         | ((m.cooldown & 255) << 4) | (m.backoff & 15)
     )
@@ -112,6 +115,7 @@ def look(c, src, n, hint, m):
     sampled: uint32_t = n
     limit: uint32_t
     best: uint32_t
+    plain: uint32_t
     room: uint32_t
     fits: uint32_t = 0
     liked: uint32_t = 0
@@ -134,6 +138,7 @@ def look(c, src, n, hint, m):
     if size < 0:
         return -1
     best = size if size != 0 else sampled
+    plain = best
     # What a filter must come down to. Everybody gets no more room than winning takes, so that losers
     # end early.
     limit = cython.cast(uint64_t, best) * 97 // 100
@@ -167,6 +172,10 @@ def look(c, src, n, hint, m):
             limit = best - 1
     if cython.cast(uint64_t, best) * 100 > cython.cast(uint64_t, sampled) * 97:
         m.variant = RAW
+    m.doubt = 0
+    if m.variant == RAW or (m.variant != 0 and cython.cast(uint64_t, best) * 100
+                            > cython.cast(uint64_t, plain) * SURE_PERCENT):
+        m.doubt = DOUBT
     m.expected = cython.cast(uint64_t, best) * 1024 // sampled
     return 0
 
@@ -200,6 +209,15 @@ def auto_compress(context, src, n, dst, cap, hint):
             return -1
         remember(c.settings, hint, cython.address(m))
         return pack(c, m.variant, src, n, dst, cap, hint)
+    if m.doubt:
+        if look(c, src, n, hint, cython.address(fresh)) != 0:
+            return -1
+        fresh.cooldown = 0
+        fresh.backoff = m.backoff
+        if fresh.variant == m.variant:
+            fresh.doubt = m.doubt - 1
+        remember(c.settings, hint, cython.address(fresh))
+        return pack(c, fresh.variant, src, n, dst, cap, hint)
     if m.variant == RAW:
         c.raw_seen += 1
         if c.raw_seen & (RAW_PERIOD - 1):

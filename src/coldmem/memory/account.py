@@ -8,7 +8,7 @@ from cython.cimports.libc.stdint import uint32_t, uint64_t
 
 # In the order of state.pxd's Counts.
 COUNTS = ("faults", "fills", "loads", "readahead", "write_faults", "spurious", "compressed", "reused",
-          "dropped", "refused", "direct", "background", "overshoots", "waits", "failed")
+          "stripped", "avoidable", "dropped", "refused", "direct", "background", "overshoots", "waits", "failed")
 
 
 def memory_account(m, inner):
@@ -18,7 +18,7 @@ def memory_account(m, inner):
     j: uint32_t
     for i in range(CONTEXTS_MAX):
         c = cython.cast(cython.pointer(uint64_t), cython.address(m.places[i].counts))
-        for j in range(15):
+        for j in range(17):
             counts[j] += a64_load_rlx(c + j)
     stored = inner["stored_bytes"] + inner["disk_bytes"]
     return {

@@ -26,6 +26,7 @@ from cython.cimports.coldmem.linux.atomic import (
     futex_wake,
 )
 from cython.cimports.coldmem.linux.userfaultfd import uffd_copy, uffd_protect, uffd_wake
+from cython.cimports.coldmem.memory.keep import keep_copies, keep_refault
 from cython.cimports.coldmem.memory.limit import charge, uncharge
 from cython.cimports.coldmem.memory.reclaim import make_room, place_of
 from cython.cimports.coldmem.memory.state import (
@@ -33,6 +34,7 @@ from cython.cimports.coldmem.memory.state import (
     AHEAD_AWAKE,
     AHEAD_BYTES,
     AHEAD_NONE,
+    CHANCE_MASK,
     CLEAN,
     FAULT_CLOSED,
     FAULT_FOREIGN,
@@ -42,6 +44,7 @@ from cython.cimports.coldmem.memory.state import (
     FREE,
     HINT_RANDOM,
     HINT_SEQUENTIAL,
+    LEVEL_MASK,
     LOCK,
     NONE,
     RESIDENT,
@@ -53,11 +56,14 @@ from cython.cimports.coldmem.memory.state import (
     count,
     slot_of,
     unit_at,
+    word_chance,
     word_hint,
+    word_level,
     word_seq,
     word_state,
     word_with,
     word_with_chance,
+    word_with_level,
 )
 from cython.cimports.coldmem.memory.unit import unit_lock, unit_trylock, unit_unlock
 from cython.cimports.coldmem.zswap.context import context_get, context_put
@@ -69,9 +75,7 @@ from cython.cimports.libc.stdlib import malloc
 HELP_UNITS = cython.declare(uint64_t, 16)  # two steps of the readahead thread at 4K
 RUN_UNITS = cython.declare(uint32_t, 64)  # most of one run; words of them are on the stack
 PREDICTOR_HIGH = cython.declare(int32_t, 16)
-KEEP_EVERY = cython.declare(uint64_t, 32)  # loads of which one keeps its copy, where writes follow
-CHANCE_BACK_SOON = cython.declare(uint64_t, 3)
-CHANCE_OTHER = cython.declare(uint64_t, 1)
+CHANCE_OTHER = cython.declare(uint64_t, 0)
 SEQ_SPAN = cython.declare(uint64_t, 0xFFFFFF)
 
 
@@ -134,18 +138,6 @@ def _gather(m, first, n, state, words):
             return i
         words[i] = w
     return n
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _keep_copies(m: MemoryP, p: PlaceP) -> cython.bint:
-    """Shall units that are loaded to be read keep their copy in the Zswap?"""
-    units: uint64_t = a64_load_rlx(cython.address(m.clean_units))
-    p.loads_kept += 1
-    if a32_load_rlx(cython.address(m.predictor)) > PREDICTOR_HIGH and p.loads_kept % KEEP_EVERY:
-        return False
-    return units << m.unit_shift < m.keep_bytes
 
 
 @cython.cfunc
@@ -224,7 +216,7 @@ def _load(m, p, first, n, write, chance, w):
         if i == 0:
             return FAULT_LOAD
         n = i
-    kept = _keep_copies(m, p)
+    kept = keep_copies(m, p)
     count(cython.address(p.counts.loads), n)
     count(cython.address(p.counts.readahead), n - 1)
     return _put(m, p, first, n, words, kept, write, chance, w)
@@ -243,13 +235,13 @@ def _serve_resident(m: MemoryP, p: PlaceP, unit: uint64_t, x: uint64_t, write: i
         count(cython.address(p.counts.write_faults), 1)
         if a32_load_rlx(cython.address(m.predictor)) < 4 * PREDICTOR_HIGH:
             a32_fetch_add_rel(cython.address(m.predictor), 1)
-        unit_unlock(m, unit, word_with_chance(word_with(x, RESIDENT), CHANCE_OTHER))
+        unit_unlock(m, unit, word_with_chance(word_with(x, RESIDENT), word_chance(x) | CHANCE_OTHER))
         return FAULT_OK
     if word_state(x) == RESIDENT and write:
         # Protected as a candidate, or because it lies between two of them.
         uffd_protect(m.fd, unit_at(m, unit), m.unit_bytes, False)
         count(cython.address(p.counts.write_faults), 1)
-        unit_unlock(m, unit, word_with_chance(word_with(x, RESIDENT), CHANCE_OTHER))
+        unit_unlock(m, unit, word_with_chance(word_with(x, RESIDENT), word_chance(x) | CHANCE_OTHER))
         return FAULT_OK
     count(cython.address(p.counts.spurious), 1)
     if word_state(x) == RESIDENT:
@@ -260,6 +252,26 @@ def _serve_resident(m: MemoryP, p: PlaceP, unit: uint64_t, x: uint64_t, write: i
         uffd_wake(m.fd, unit_at(m, unit), m.unit_bytes)
     unit_unlock(m, unit, x)
     return FAULT_OK
+
+
+@cython.cfunc
+@cython.nogil
+@cython.inline
+@cython.exceptval(check=False)
+def _chance_back(m: MemoryP, p: PlaceP, unit: uint64_t, x: uint64_t) -> uint64_t:
+    """Sweeps that a unit is spared which comes back, and is locked: 0, 3, 15, 15 by its level.
+
+    It rises when it left so lately that RAM would hold it, had something else gone; else it falls.
+    """
+    distance: uint64_t = (a64_load_rlx(cython.address(m.evicted)) - word_seq(x)) & SEQ_SPAN
+    level: uint64_t = word_level(x)
+    keep_refault(m, p, distance)
+    if distance < a64_load_rlx(cython.address(m.hot_bytes)) >> m.unit_shift:
+        level += level < LEVEL_MASK
+    else:
+        level -= level > 0
+    a64_store_rlx(cython.address(m.words[unit]), word_with_level(x, level) | LOCK)
+    return min((cython.cast(uint64_t, 1) << (2 * level)) - 1, CHANCE_MASK)
 
 
 def fault_unit(m, unit, write, w):
@@ -305,15 +317,11 @@ def fault_unit(m, unit, write, w):
         if run > 1 and charge(m, cython.cast(uint64_t, run - 1) << m.unit_shift):
             n += _gather(m, unit + 1, run - 1, state, words)
             uncharge(m, cython.cast(uint64_t, run - n) << m.unit_shift)
-        if run > 1:
-            chance = 0  # part of a stream: it goes first
-        elif state == STORED and (
-            (a64_load_rlx(cython.address(m.evicted)) - word_seq(x)) & SEQ_SPAN
-            < a64_load_rlx(cython.address(m.hot_bytes)) >> m.unit_shift
-        ):
-            chance = CHANCE_BACK_SOON
-        else:
+        chance = 0  # part of a stream: it goes first
+        if run == 1:
             chance = CHANCE_OTHER
+            if state == STORED:
+                chance = _chance_back(m, p, unit, x)
         return _load(m, p, unit, n, write == 1, chance, w)
 
 

@@ -17,6 +17,7 @@ from cython.cimports.coldmem.linux.atomic import (
     a32_store_rel,
     a64_load,
     a64_load_rlx,
+    a64_store_rlx,
     futex_wake,
 )
 from cython.cimports.coldmem.linux.userfaultfd import RIGHTS_FULL
@@ -112,11 +113,11 @@ class Manager:
         if self.zswap is not None:
             raise UsageError("a Memory cannot be initialised twice")
         self.delivery = choose_delivery(delivery)
-        # Stays for hot pages and for tables (100 bytes a unit of 4K), however much is compressed.
-        floor = max(memory_max // 4 if memory_max < 48 * MIB else memory_max // 8 * 3, 4 * MIB)
-        pool_max = memory_max - floor
+        # Never taken by the pool, whatever it holds: hot pages and tables need some room.
+        pool_max = memory_max - max(memory_max // 16, 3 * MIB)
         self.zswap = Zswap(
-            unit_bytes=unit_bytes, max_pool=pool_max, codec=codec, locking=locking,
+            unit_bytes=unit_bytes, max_pool=pool_max, accept_threshold=0.97, codec=codec,
+            locking=locking,
             swap=swap_max if swap_max else None, swap_directory=directory,
             entries_max=min(max(64 * (memory_max + swap_max) // unit_bytes, 1 << 16), (1 << 32) - 1),
         )
@@ -127,11 +128,15 @@ class Manager:
         m.unit_bytes = unit_bytes
         m.unit_shift = (unit_bytes - 1).bit_length()
         m.limit_bytes = memory_max
-        reserve = min(max(memory_max // 64, MIB), 8 * MIB)
+        reserve = min(max(memory_max // 100, MIB), 4 * MIB)
+        step = min(max(memory_max // 100, MIB), 4 * MIB)
         m.hard_bytes = memory_max - reserve
-        m.low_bytes = m.hard_bytes - min(max(memory_max // 32, MIB), 4 * MIB)
-        m.high_bytes = m.hard_bytes - 2 * min(max(memory_max // 32, MIB), 4 * MIB)
+        m.low_bytes = m.hard_bytes - step
+        m.high_bytes = m.hard_bytes - 2 * step
         m.keep_bytes = memory_max // 2
+        m.floor_bytes = memory_max // 4
+        # Free memory of the pool that stays resident is missing where it counts: as hot pages.
+        a64_store_rlx(cython.address(m.z.budget.dirty_bytes_max), max(memory_max // 256, MIB))
         # Incompressible units fill the pool and the swap file; a thirty-second goes into tables.
         self.promise = (1 << 62) if overcommit else (
             pool_max - reserve + swap_max - (memory_max + swap_max) // 32

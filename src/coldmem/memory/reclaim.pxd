@@ -17,7 +17,7 @@ cdef void reclaimer_stop(MemoryC *m) noexcept nogil
 cdef Place *place_of(MemoryC *m, WorkContext *w) noexcept nogil
 # Parts of a sweep: candidates in place.units[0:n], in order of address.
 cdef uint32_t _pick(MemoryC *m, Place *p, uint64_t first, uint64_t last, uint32_t want,
-                    bint force) noexcept nogil
+                    bint force, WorkContext *w) noexcept nogil
 cdef void _protect(MemoryC *m, Place *p, uint32_t n) noexcept nogil
 cdef void _compress(MemoryC *m, Place *p, uint32_t n, WorkContext *w) noexcept nogil
 cdef uint32_t _drop(MemoryC *m, Place *p, uint32_t n, bint force) noexcept nogil

@@ -3,7 +3,8 @@
 A hand sweeps over the units in order of address, as a clock does. A unit has chances, which the hand
 takes away one by one: none for what a stream brought, one for the rest, three for what came back
 soon after it had left. So a scan goes through without driving out what is in use, and no work is done
-when a page is touched.
+when a page is touched. Pool and hot pages share the limit; once less than a quarter of it is hot, the
+coldest of the pool go to the swap file instead of more pages into the pool.
 
 A sweep works in batches, because what is dear is not the work on a page but the call: each makes
 the processors that run other threads of ours forget their translations. Steps:
@@ -44,6 +45,7 @@ from cython.cimports.coldmem.linux.atomic import (
 from cython.cimports.coldmem.linux.lock import rw_read_lock, rw_read_unlock
 from cython.cimports.coldmem.linux.memory import memory_dontneed
 from cython.cimports.coldmem.linux.userfaultfd import uffd_protect
+from cython.cimports.coldmem.memory.keep import keep_vote
 from cython.cimports.coldmem.memory.limit import charge, charge_always, footprint
 from cython.cimports.coldmem.memory.state import (
     BATCH_UNITS,
@@ -71,6 +73,8 @@ from cython.cimports.coldmem.memory.state import (
 from cython.cimports.coldmem.memory.unit import unit_lock, unit_trylock, unit_unlock
 from cython.cimports.coldmem.zsmalloc.arena import arena_trim
 from cython.cimports.coldmem.zswap.context import context_get, context_put
+from cython.cimports.coldmem.zswap.load import zswap_invalidate
+from cython.cimports.coldmem.zswap.reclaim import Reclaimed, reclaim_compact, shrink_bytes
 from cython.cimports.coldmem.zswap.state import GROUP_ROOT, ZW_OK, WorkContextP
 from cython.cimports.coldmem.zswap.store import zswap_store
 from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
@@ -86,6 +90,7 @@ NO_ROOM_BYTES = cython.declare(uint64_t, 1 << 20)
 REFUSED_MOST = cython.declare(uint64_t, 64)  # units that nothing had room for: do not try them all
 DIRECT_BYTES = cython.declare(uint64_t, 1 << 18)  # beyond what is asked for, so that the next is free
 BACKGROUND_BYTES = cython.declare(uint64_t, 1 << 20)
+BACK_BYTES = cython.declare(uint64_t, 1 << 18)  # of one writeback, as stored
 REST_NS = cython.declare(cython.longlong, 10_000_000)
 GAP_UNITS = cython.declare(uint64_t, 512)  # candidates further apart are protected by two calls
 PREDICTOR_MIN = cython.declare(int32_t, -32)
@@ -101,24 +106,42 @@ def place_of(m, w):
     return p
 
 
-def _pick(m, p, first, last, want, force):
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _strip(m: MemoryP, p: PlaceP, u: uint64_t, x: uint64_t, w: WorkContextP) -> cython.void:
+    """A warm unit stays, and its copy goes: where room for copies costs more than they save."""
+    if not unit_trylock(m, u, x):
+        return
+    zswap_invalidate(m.z, slot_of(m, u), w)
+    a64_fetch_add_rlx(cython.address(m.clean_units), -1)
+    count(cython.address(p.counts.stripped), 1)
+    # Its page stays write-protected until it is written.
+    unit_unlock(m, u, word_with_chance(word_with(x, RESIDENT), word_chance(x) - 1))
+
+
+def _pick(m, p, first, last, want, force, w):
     u: uint64_t
-    w: uint64_t
+    x: uint64_t
     state: uint64_t
     n: uint32_t = 0
+    exclusive: cython.bint = a32_load_rlx(cython.address(m.exclusive)) != 0
     for u in range(first, last):
-        w = a64_load_rlx(cython.address(m.words[u]))
-        state = word_state(w)
-        if force and w & LOCK:  # asked for by name: wait for who has it in hand
-            w = unit_lock(m, u, cython.address(p.counts))
-            unit_unlock(m, u, w)
-            state = word_state(w)
-        if (state != RESIDENT and state != CLEAN) or w & LOCK or word_pins(w):
+        x = a64_load_rlx(cython.address(m.words[u]))
+        state = word_state(x)
+        if force and x & LOCK:  # asked for by name: wait for who has it in hand
+            x = unit_lock(m, u, cython.address(p.counts))
+            unit_unlock(m, u, x)
+            state = word_state(x)
+        if (state != RESIDENT and state != CLEAN) or x & LOCK or word_pins(x):
             continue
-        if word_chance(w) and not force:
+        if word_chance(x) and not force:
+            if exclusive and state == CLEAN:
+                _strip(m, p, u, x, w)
+                continue
             # If this fails, somebody is working on the unit: it is warm.
-            a64_cas(cython.address(m.words[u]), w,
-                    word_with_chance(w, word_chance(w) - 1))
+            a64_cas(cython.address(m.words[u]), x,
+                    word_with_chance(x, word_chance(x) - 1))
             continue
         p.units[n] = cython.cast(uint32_t, u)
         n += 1
@@ -206,6 +229,7 @@ def _compress(m, p, n, w):
         x = a64_load_rlx(cython.address(m.words[u]))
         if word_state(x) == CLEAN:
             count(cython.address(p.counts.reused), 1)
+            keep_vote(m, 1)
             if a32_load_rlx(cython.address(m.predictor)) > PREDICTOR_MIN:
                 a32_fetch_add_rel(cython.address(m.predictor), -1)
             continue
@@ -277,7 +301,7 @@ def sweep(m, want, w):
     window = cython.cast(uint64_t, want) * end // (hot + 1) + want
     window = min(window, WINDOW_UNITS, end)
     first = a64_fetch_add_rlx(cython.address(m.hand), window) % end
-    return _work(m, p, _pick(m, p, first, min(first + window, end), want, False), False, w)
+    return _work(m, p, _pick(m, p, first, min(first + window, end), want, False, w), False, w)
 
 
 def take_out(m, first, n, w):
@@ -288,9 +312,22 @@ def take_out(m, first, n, w):
     if p == cython.NULL:
         return 0
     while u < end:
-        left += _work(m, p, _pick(m, p, u, min(u + BATCH_UNITS, end), BATCH_UNITS, True), True, w)
+        left += _work(m, p, _pick(m, p, u, min(u + BATCH_UNITS, end), BATCH_UNITS, True, w), True, w)
         u += BATCH_UNITS
     return left
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _write_back(m: MemoryP, nbytes: uint64_t, w: WorkContextP) -> cython.bint:
+    """Where little is left for hot pages, the coldest of the pool go to disk instead of more of them."""
+    out: Reclaimed
+    if m.z.swap == cython.NULL or a64_load_rlx(cython.address(m.hot_bytes)) >= m.floor_bytes:
+        return False
+    shrink_bytes(m.z, GROUP_ROOT, nbytes, False, w, cython.address(out))
+    # Holes are no room yet: what was written back lay among what stays.
+    return reclaim_compact(m.z) > 0 or out.written > 0
 
 
 @cython.cfunc
@@ -322,7 +359,7 @@ def make_room(m, nbytes, w):
     begin = now_ns()
     while not charge(m, nbytes):
         count(cython.address(p.counts.direct), 1)
-        if sweep(m, want, w):
+        if _write_back(m, BACK_BYTES, w) or sweep(m, want, w):
             continue
         tries += 1
         if tries == most // 2:
@@ -349,11 +386,16 @@ def _reclaimer_round(m: MemoryP) -> cython.void:
     dry: uint64_t = 0
     want: uint32_t = min(BATCH_UNITS, cython.cast(uint32_t, BACKGROUND_BYTES >> m.unit_shift))
     most: uint64_t = _sweeps_most(m, want)
+    w = context_get(m.z)
+    if w == cython.NULL:
+        return
+    reclaim_compact(m.z)  # holes between objects are room as well
+    context_put(m.z, w)
     while footprint(m) > m.high_bytes and not a32_load_acq(cython.address(m.stop)):
         w = context_get(m.z)
         if w == cython.NULL:
             return
-        gone = sweep(m, want, w)
+        gone = 1 if _write_back(m, BACK_BYTES, w) else sweep(m, want, w)
         p = place_of(m, w)
         if p != cython.NULL:
             count(cython.address(p.counts.background), 1)

@@ -10,7 +10,8 @@ from coldmem.linux.lock cimport Mutex, RwLock
 from coldmem.zswap.state cimport CONTEXTS_MAX, ZswapC
 
 # One word per unit, changed by compare-and-swap:
-#   pins:16 at 48 | evicted:24 at 16 | hint:2 at 12 | chance:2 at 8 | PROTECTED | LOCK | state:3
+#   pins:16 at 48 | evicted:24 at 16 | hint:2 at 12 | chance:4 at 8 | level:2 at 5 | PROTECTED | LOCK
+#   | state:3
 # All but pins changes under LOCK only, chance excepted, which the sweep lowers without it.
 cdef enum State:
     FREE = 0                    # belongs to no array
@@ -23,8 +24,10 @@ cdef enum:
     STATE_MASK = 7
     LOCK = 1 << 3
     PROTECTED = 1 << 4          # RESIDENT, write-protected: about to be compressed
-    CHANCE_SHIFT = 8
-    CHANCE_MASK = 3
+    LEVEL_SHIFT = 5             # how often it came back soon after it had left, of late
+    LEVEL_MASK = 3
+    CHANCE_SHIFT = 8            # sweeps that it is still spared
+    CHANCE_MASK = 15
     HINT_SHIFT = 12
     HINT_MASK = 3
     SEQ_SHIFT = 16
@@ -55,6 +58,8 @@ cdef struct Counts:
     uint64_t spurious           # somebody else had done it
     uint64_t compressed         # units stored
     uint64_t reused             # units dropped whose copy was still good
+    uint64_t stripped           # copies given up so that their unit can stay
+    uint64_t avoidable          # faults that would not have been, without the copies
     uint64_t dropped            # units that left
     uint64_t refused            # units that could not be stored
     uint64_t direct             # sweeps in a faulting thread
@@ -72,7 +77,7 @@ cdef struct Place:              # per WorkContext, by its index
     uint64_t *words
     uint64_t loads_kept         # rotates which load keeps its copy
     Counts counts
-    uint64_t fill[12]
+    uint64_t fill[10]
 
 cdef struct Stream:             # racy hints: a lost update costs a readahead
     uint64_t next
@@ -101,6 +106,7 @@ cdef struct MemoryC:
     uint64_t low_bytes          # above this the reclaimer wakes
     uint64_t high_bytes         # and works until it is below this
     uint64_t keep_bytes         # most that copies of clean units may take
+    uint64_t floor_bytes        # below this, hot pages stay and the pool goes to disk
     uint64_t fixed_bytes        # metadata that does not grow
     Place *places
     uint64_t fill0[8]
@@ -115,6 +121,8 @@ cdef struct MemoryC:
     uint64_t peak_bytes         # of the footprint
     int64_t no_room_bytes       # nothing could be freed: so much may be charged before the next try
     int32_t predictor           # > 0: what is loaded tends to be written
+    int32_t keep_score          # copies of loaded units: reused, less refaults that their room costs
+    int32_t exclusive           # 1: they are not kept, and those of warm units are given up
     int32_t reclaimer           # futex: Reclaimer
     int32_t reclaimer_runs
     int32_t stop
@@ -163,6 +171,12 @@ cdef inline uint64_t word_chance(uint64_t w) noexcept nogil:
 
 cdef inline uint64_t word_with_chance(uint64_t w, uint64_t chance) noexcept nogil:
     return (w & ~(<uint64_t> CHANCE_MASK << CHANCE_SHIFT)) | (chance << CHANCE_SHIFT)
+
+cdef inline uint64_t word_level(uint64_t w) noexcept nogil:
+    return (w >> LEVEL_SHIFT) & LEVEL_MASK
+
+cdef inline uint64_t word_with_level(uint64_t w, uint64_t level) noexcept nogil:
+    return (w & ~(<uint64_t> LEVEL_MASK << LEVEL_SHIFT)) | (level << LEVEL_SHIFT)
 
 cdef inline uint64_t word_pins(uint64_t w) noexcept nogil:
     return w >> PIN_SHIFT

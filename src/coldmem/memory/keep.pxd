@@ -1,0 +1,11 @@
+# Whether units that are loaded keep their compressed copy.
+from libc.stdint cimport int32_t, uint64_t
+
+from coldmem.memory.state cimport MemoryC, Place
+
+# Shall what is loaded now, to be read, keep its copy?
+cdef bint keep_copies(MemoryC *m, Place *p) noexcept nogil
+# A unit came back that left `distance` evictions ago.
+cdef void keep_refault(MemoryC *m, Place *p, uint64_t distance) noexcept nogil
+# A copy was used again (1), or its room cost a fault (negative).
+cdef void keep_vote(MemoryC *m, int32_t vote) noexcept nogil

@@ -31,6 +31,7 @@ class Model(RuleBasedStateMachine):
         on_full=st.sampled_from(["writeback", "reject"]),
         shrinker=st.sampled_from(["referenced", "protected"]),
         incompressible=st.sampled_from(["raw", "reject"]),
+        cold_codec=st.sampled_from([None, "zstd"]),
         max_pool=st.sampled_from(["64K", "128K", "4M"]), makes=st.lists(KINDS, max_size=16),
     )
     def begin(self, makes, **options):
@@ -136,6 +137,13 @@ class Model(RuleBasedStateMachine):
         assert self.z.invalidate_many(slots) == len(set(slots) & set(self.units))
         for slot in slots:
             self.units.pop(slot, None)
+
+    @rule(all=st.booleans())
+    def recompress(self, all):
+        before = self.z.counters()["recompressed"]
+        n = self.z.recompress(all)
+        assert n == 0 or self.options["cold_codec"]
+        assert self.z.counters()["recompressed"] == before + n
 
     @rule(units=st.integers(1, 30), gentle=st.booleans())
     def shrink(self, units, gentle):

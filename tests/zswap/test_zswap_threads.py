@@ -77,7 +77,7 @@ def test_contents_with_writeback_and_compaction(arm, unit, stress_seconds):
 @pytest.mark.parametrize("rule", ["referenced", "protected"])
 def test_contents_while_everything_else_changes(rule, stress_seconds):
     """Codec, groups, limits, checks, proactive writeback: all at once."""
-    with Zswap(max_pool="1M", swap="16M", shards=4, shrinker=rule) as z:
+    with Zswap(max_pool="1M", swap="16M", shards=4, shrinker=rule, cold_codec="zstd") as z:
         names = iter(range(10**9))
         stay = z.group("stay", zswap_max="256K")
         stress = ZswapStress(z, 800, [stay])
@@ -102,11 +102,12 @@ def test_contents_while_everything_else_changes(rule, stress_seconds):
         done, bad, *_ = run(
             stress, stress_seconds,
             beside=[change_codec, change_groups_safely(change_groups), change_limits, look,
-                    lambda: z.shrink("256K", gentle=True)],
+                    lambda: z.shrink("256K", gentle=True), lambda: z.recompress(True)],
         )
         assert bad == 0
         assert done > 0
         assert stress.missing() == 0
+        assert z.counters()["recompressed"] > 0
         z.check_valid("full")
 
 

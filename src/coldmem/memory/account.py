@@ -8,7 +8,7 @@ from cython.cimports.libc.stdint import uint32_t, uint64_t
 
 # In the order of state.pxd's Counts.
 COUNTS = ("faults", "fills", "loads", "readahead", "write_faults", "spurious", "compressed", "reused",
-          "stripped", "avoidable", "dropped", "refused", "direct", "background", "overshoots", "waits", "failed")
+          "stripped", "avoidable", "wanted", "dropped", "refused", "direct", "background", "overshoots", "waits", "failed")
 
 
 def memory_account(m, inner):
@@ -18,7 +18,7 @@ def memory_account(m, inner):
     j: uint32_t
     for i in range(CONTEXTS_MAX):
         c = cython.cast(cython.pointer(uint64_t), cython.address(m.places[i].counts))
-        for j in range(17):
+        for j in range(18):
             counts[j] += a64_load_rlx(c + j)
     stored = inner["stored_bytes"] + inner["disk_bytes"]
     return {
@@ -33,6 +33,7 @@ def memory_account(m, inner):
         "metadata_bytes": metadata_bytes(m),
         "footprint_bytes": footprint(m),
         "footprint_peak_bytes": a64_load_rlx(cython.address(m.peak_bytes)),
+        "recompressed_bytes": a64_load_rlx(cython.address(m.z.events.recompressed)) << m.unit_shift,
         "ratio": inner["units"] * m.unit_bytes / stored if stored else None,
         **dict(zip(COUNTS, counts, strict=True)),
     }

@@ -69,6 +69,7 @@ def _adopt(m, sigbus):
     m.reclaimer_runs = 0
     m.ahead_state = AHEAD_NONE
     m.ahead_runs = 0
+    m.cool_runs = 0
     if m.z.swap != cython.NULL:
         m.z.swap.inherited = 1  # the file is the parent's
     if m.fd >= 0:

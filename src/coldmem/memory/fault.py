@@ -185,6 +185,7 @@ def _load(m, p, first, n, write, chance, w):
     i: uint32_t
     got: int32_t
     kept: cython.bint
+    cold: uint32_t = 0
     words: uint64_t[64]
     for i in range(n):
         words[i] = a64_load_rlx(cython.address(m.words[first + i])) & ~cython.cast(uint64_t, LOCK)
@@ -205,6 +206,7 @@ def _load(m, p, first, n, write, chance, w):
     for i in range(n):
         got = zswap_load(m.z, slot_of(m, first + i), p.run + (cython.cast(uint64_t, i) << m.unit_shift),
                          False, w)
+        cold |= w.cold_seen
         if got != cython.cast(int32_t, m.unit_bytes):
             break
     else:
@@ -216,7 +218,7 @@ def _load(m, p, first, n, write, chance, w):
         if i == 0:
             return FAULT_LOAD
         n = i
-    kept = keep_copies(m, p)
+    kept = keep_copies(m, p, cold != 0)
     count(cython.address(p.counts.loads), n)
     count(cython.address(p.counts.readahead), n - 1)
     return _put(m, p, first, n, words, kept, write, chance, w)

@@ -3,8 +3,8 @@ from libc.stdint cimport int32_t, uint64_t
 
 from coldmem.memory.state cimport MemoryC, Place
 
-# Shall what is loaded now, to be read, keep its copy?
-cdef bint keep_copies(MemoryC *m, Place *p) noexcept nogil
+# Shall what is loaded now, to be read, keep its copy? cold: it was recompressed.
+cdef bint keep_copies(MemoryC *m, Place *p, bint cold) noexcept nogil
 # A unit came back that left `distance` evictions ago.
 cdef void keep_refault(MemoryC *m, Place *p, uint64_t distance) noexcept nogil
 # A copy was used again (1), or its room cost a fault (negative).

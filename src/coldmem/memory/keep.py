@@ -7,6 +7,9 @@ would have held it until now (its distance in evictions, as the kernel's working
 below the number of units by which RAM would hold more). Where writes follow loads, copies are for
 nothing: a predictor counts that.
 
+A copy that was recompressed as cold and is loaded after all is dear to load: one in four is not kept, so
+that what is used again and again comes to lie in the pool in its faster form.
+
 Guarantees: an answer, never a wait. One load in 32 keeps its copy whatever the votes, or nobody would
 vote for it any more.
 Locks: none; counters are atomics, and a lost vote does not matter.
@@ -24,14 +27,17 @@ from cython.cimports.libc.stdint import int32_t, uint64_t
 
 PREDICTOR_HIGH = cython.declare(int32_t, 16)
 KEEP_EVERY = cython.declare(uint64_t, 32)
+COLD_EVERY = cython.declare(uint64_t, 4)
 SCORE_FLIP = cython.declare(int32_t, 256)  # beyond it the other way is taken
 SCORE_MOST = cython.declare(int32_t, 1024)
 AVOIDABLE = cython.declare(int32_t, -4)  # a fault costs more than a compression in the background
 
 
-def keep_copies(m, p):
+def keep_copies(m, p, cold):
     units: uint64_t = a64_load_rlx(cython.address(m.clean_units))
     p.loads_kept += 1
+    if cold and p.loads_kept % COLD_EVERY == 0:
+        return False
     if p.loads_kept % KEEP_EVERY and (
         a32_load_rlx(cython.address(m.exclusive))
         or a32_load_rlx(cython.address(m.predictor)) > PREDICTOR_HIGH
@@ -50,6 +56,8 @@ def keep_refault(m, p, distance):
     mean: uint64_t = used // (stored + 1)
     if mean >= m.unit_bytes:
         return
+    if distance < a64_load_rlx(cython.address(m.cool_reach)):
+        count(cython.address(p.counts.wanted), 1)
     if distance < clean * mean // (m.unit_bytes - mean):
         count(cython.address(p.counts.avoidable), 1)
         keep_vote(m, AVOIDABLE)

@@ -25,6 +25,7 @@ from cython.cimports.coldmem.memory.account import memory_account
 from cython.cimports.coldmem.memory.ahead import ahead_stop
 from cython.cimports.coldmem.memory.bounds import array_bounds
 from cython.cimports.coldmem.memory.child import child_use_handlers
+from cython.cimports.coldmem.memory.cool import cool_stop
 from cython.cimports.coldmem.memory.deliver import deliver_add, deliver_remove
 from cython.cimports.coldmem.memory.extent import Extent, Pin
 from cython.cimports.coldmem.memory.fault import bring_in
@@ -64,7 +65,7 @@ from coldmem.errors import (
 from coldmem.memory.fork import watch
 from coldmem.memory.guard import hold, release
 from coldmem.memory.rights import choose_delivery
-from coldmem.memory.threads import READ_AHEAD, RECLAIM, start_thread
+from coldmem.memory.threads import READ_AHEAD, RECLAIM, RECOMPRESS, start_thread
 from coldmem.units import format_bytes
 
 MIB = 1 << 20
@@ -100,7 +101,7 @@ class Manager:
         self.closed = True
 
     def _start(self, memory_max, swap_max, unit_bytes, delivery, directory, codec, overcommit,
-               locking):
+               locking, cold_codec):
         """All quantities in bytes. Called once, by the constructor of Memory."""
         m: MemoryP = self.c
         capacity: uint64_t
@@ -117,7 +118,7 @@ class Manager:
         pool_max = memory_max - max(memory_max // 16, 3 * MIB)
         self.zswap = Zswap(
             unit_bytes=unit_bytes, max_pool=pool_max, accept_threshold=0.97, codec=codec,
-            locking=locking,
+            locking=locking, cold_codec=cold_codec,
             swap=swap_max if swap_max else None, swap_directory=directory,
             entries_max=min(max(64 * (memory_max + swap_max) // unit_bytes, 1 << 16), (1 << 32) - 1),
         )
@@ -170,6 +171,9 @@ class Manager:
             m.ahead_state = AHEAD_AWAKE
             m.ahead_runs = 1
             self._thread("readahead", READ_AHEAD)
+            if m.z.cold_codec:
+                m.cool_runs = 1
+                self._thread("recompressor", RECOMPRESS)
         if not sigbus:
             self._start_handlers()
         watch(self)
@@ -216,6 +220,7 @@ class Manager:
             futex_wake(cython.address(m.stop), 0x7FFFFFFF)
             reclaimer_stop(m)
             ahead_stop(m)
+            cool_stop(m)
             for i in range(n):
                 a64_load_rlx(cython.cast(cython.pointer(uint64_t), region_bell(m, i)))
         for thread in self.threads:

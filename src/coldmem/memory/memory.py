@@ -17,7 +17,7 @@ from coldmem.errors import UsageError
 from coldmem.memory.check import check_memory
 from coldmem.memory.hooked import HookStack
 from coldmem.memory.manager import Manager
-from coldmem.memory.sizes import THRESHOLD_BYTES, UNIT_BYTES, memory_bytes, swap_bytes
+from coldmem.memory.sizes import THRESHOLD_BYTES, UNIT_BYTES, cold_name, memory_bytes, swap_bytes
 from coldmem.units import parse_bytes
 
 Shape = int | Sequence[int]
@@ -46,6 +46,9 @@ class Memory(Manager):
         Where the swap file is.
     codec : str, default "auto"
         As for `coldmem.Zswap`.
+    cold_codec : str or None, default "auto"
+        What stays cold is packed once more with it, while the machine has time. "auto": zstd, where
+        there is libzstd and `codec` is "auto" or "lz4". None: nothing is.
     overcommit : bool, default False
         Allow more arrays than RAM and swap file would hold if nothing could be compressed.
     threshold : int or str, default "256K"
@@ -70,12 +73,12 @@ class Memory(Manager):
     def __init__(
         self, memory_max: int | str = "auto", swap_max: int | str = "auto", *,
         unit_bytes: int | str = UNIT_BYTES, delivery: str = "auto", directory: str | None = None,
-        codec: str = "auto", overcommit: bool = False, threshold: int | str = THRESHOLD_BYTES,
+        codec: str = "auto", cold_codec: str | None = "auto", overcommit: bool = False, threshold: int | str = THRESHOLD_BYTES,
     ) -> None:
         memory = memory_bytes(memory_max)
         self._start(
             memory, swap_bytes(swap_max, memory, directory), parse_bytes(unit_bytes), delivery,
-            directory, codec, overcommit, "handle",
+            directory, codec, overcommit, "handle", cold_name(codec, cold_codec),
         )
         self.threshold_bytes = max(parse_bytes(threshold), 1)
         self._hooks = HookStack(self)

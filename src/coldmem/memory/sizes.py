@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+from coldmem.errors import MissingLibraryError
 from coldmem.linux.cgroup import memory_limit
 from coldmem.units import parse_bytes
 
@@ -29,3 +30,18 @@ def swap_bytes(value: int | str, memory: int, directory: str | None) -> int:
 
     free = shutil.disk_usage(directory or default_directory()).free
     return min(SWAP_TIMES * memory, free // 2)
+
+
+def cold_name(codec: str, cold_codec: str | None) -> str | None:
+    """Codec for what stays cold: "auto" is zstd behind the same filters as `codec`, where it can be had."""
+    if cold_codec != "auto":
+        return cold_codec
+    name = {"auto": "auto+zstd", "lz4": "zstd"}.get(codec)
+    if name is not None:
+        from coldmem.codecs import get_codec
+
+        try:
+            get_codec(name)
+        except MissingLibraryError:
+            return None
+    return name

@@ -60,6 +60,7 @@ cdef struct Counts:
     uint64_t reused             # units dropped whose copy was still good
     uint64_t stripped           # copies given up so that their unit can stay
     uint64_t avoidable          # faults that would not have been, without the copies
+    uint64_t wanted             # the same, had all of the pool been recompressed
     uint64_t dropped            # units that left
     uint64_t refused            # units that could not be stored
     uint64_t direct             # sweeps in a faulting thread
@@ -77,7 +78,7 @@ cdef struct Place:              # per WorkContext, by its index
     uint64_t *words
     uint64_t loads_kept         # rotates which load keeps its copy
     Counts counts
-    uint64_t fill[10]
+    uint64_t fill[9]
 
 cdef struct Stream:             # racy hints: a lost update costs a readahead
     uint64_t next
@@ -128,9 +129,12 @@ cdef struct MemoryC:
     int32_t stop
     int32_t closing             # no more allocations
     int32_t lost                # in a forked child: -errno where it got no userfaultfd
+    uint64_t cool_reach         # a refault at a smaller distance is `wanted`
     uint64_t ahead              # unit from which a stream goes on
     int32_t ahead_state         # futex: Ahead
     int32_t ahead_runs          # futex: 1 until the loop has left
+    int32_t cool_runs           # the same of the recompressor
+    int32_t fill01
     uint64_t fill1[8]
     RwLock protecting           # see reclaim.py
     Stream streams[STREAMS]

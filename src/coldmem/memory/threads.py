@@ -1,4 +1,4 @@
-"""The threads of a Memory: reclaimer, readahead, fault handlers.
+"""The threads of a Memory: reclaimer, readahead, recompressor, fault handlers.
 
 Each runs one loop without the GIL until the Memory stops. It knows the C side alone, so a running
 thread does not keep the Memory alive: dropping the Memory stops its threads.
@@ -9,12 +9,14 @@ import threading
 
 import cython
 from cython.cimports.coldmem.memory.ahead import ahead_loop
+from cython.cimports.coldmem.memory.cool import cool_loop
 from cython.cimports.coldmem.memory.deliver import handler_loop
 from cython.cimports.coldmem.memory.manager import Manager
 from cython.cimports.coldmem.memory.reclaim import reclaimer_loop
 
 RECLAIM = -1  # in place of a CPU: what the thread is for
 READ_AHEAD = -2
+RECOMPRESS = -3
 
 
 class Runner:
@@ -29,6 +31,9 @@ class Runner:
         elif self.cpu == READ_AHEAD:
             with cython.nogil:
                 ahead_loop(self.c)
+        elif self.cpu == RECOMPRESS:
+            with cython.nogil:
+                cool_loop(self.c)
         else:
             with cython.nogil:
                 reclaimer_loop(self.c)

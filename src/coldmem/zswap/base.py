@@ -55,6 +55,8 @@ from coldmem.units import parse_bytes
 from coldmem.zsmalloc.shrinker import Shrinker
 from coldmem.zsmalloc.stats import LockStats
 
+COLD_ID = 2  # of cold_codec, among the codecs
+
 
 class ZswapBase:
     """See `coldmem.zswap.Zswap`."""
@@ -65,12 +67,13 @@ class ZswapBase:
             raise MemoryError("no memory for a Zswap")
 
     def __init__(self, *, unit_bytes=4096, max_pool="20%", accept_threshold=0.9, codec="lz4",
-                 swap=None, swap_directory=None, on_full="writeback", shrinker="referenced",
+                 cold_codec=None, swap=None, swap_directory=None, on_full="writeback", shrinker="referenced",
                  shrinker_thread=True, incompressible="raw", locking="handle", magazines=False,
                  chain=8, lock_statistics=False, pools=1, shards=None, entries_max=1 << 26):
         if self.codecs is not None:
             raise UsageError("a Zswap cannot be initialised twice")
         first: Codec = get_codec(codec)
+        cold: Codec
         self.lock = threading.RLock()
         self.codecs = [None] * CODECS_MAX
         self.codecs[1] = first
@@ -79,6 +82,12 @@ class ZswapBase:
         self.group_parents = {}
         self.c.codecs[1] = cython.address(first.c)
         self.c.codec = 1
+        if cold_codec is not None:
+            cold = get_codec(cold_codec)
+            self.codecs[COLD_ID] = cold
+            self.codec_asked[COLD_ID] = cold_codec
+            self.c.codecs[COLD_ID] = cython.address(cold.c)
+            self.c.cold_codec = COLD_ID
         self.pools, self.swap, self.owns_swap = zswap_construct(self.c, {
             "unit_bytes": unit_bytes, "max_pool": max_pool, "accept_threshold": accept_threshold,
             "swap": swap, "swap_directory": swap_directory, "on_full": on_full,
@@ -336,7 +345,7 @@ class ZswapBase:
                 for shard in range(z.shards_mask + 1):
                     units += z.shards[shard].codec_units[id]
                 # Alone, so nothing that is under way needs a codec without units.
-                if units == 0 and id != z.codec:
+                if units == 0 and id != z.codec and id != z.cold_codec:
                     contexts_drop_codec(z, id)
                     self.codecs[id] = made
                     self.codec_asked[id] = codec

@@ -19,6 +19,7 @@ class ZswapBase:
         max_pool: int | str = "20%",
         accept_threshold: float = 0.9,
         codec: str | Codec | CodecLike = "lz4",
+        cold_codec: str | Codec | CodecLike | None = None,
         swap: SwapFile | int | str | None = None,
         swap_directory: str | os.PathLike[str] | None = None,
         on_full: str = "writeback",

@@ -164,8 +164,10 @@ def check_lrus(z, shard, sums, out):
     entry: uint32_t
     before: uint32_t
     units: uint64_t
+    walk: cython.bint
     for g in range(z.groups_end):
         l = lru_at(z, shard, g)
+        walk = l.walk == 0
         if (
             l.same_units != sums[g].same_units or l.ram_units != sums[g].ram_units
             or l.raw_units != sums[g].raw_units or l.disk_units != sums[g].disk_units
@@ -181,9 +183,12 @@ def check_lrus(z, shard, sums, out):
                 return wrong(out, b"an LRU holds what does not belong there", shard, g, e.slot)
             if e.prev != before:
                 return wrong(out, b"an LRU is torn", shard, g, e.slot)
+            walk |= l.walk == entry
             before = entry
             entry = e.next
             units += 1
+        if not walk:
+            return wrong(out, b"recompression is at a unit that is not on its LRU", shard, g, 0)
         if units != l.ram_units or l.tail != before:
             return wrong(out, b"an LRU has lost units", shard, g, 0)
     return True

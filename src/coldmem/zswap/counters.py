@@ -73,6 +73,7 @@ def zswap_counters(z):
         "writeback_raced": a64_load_rlx(cython.address(z.events.writeback_raced)),
         "direct_reclaims": a64_load_rlx(cython.address(z.events.direct_reclaims)),
         "shrinker_wakeups": a64_load_rlx(cython.address(z.events.shrinker_wakeups)),
+        "recompressed": a64_load_rlx(cython.address(z.events.recompressed)),
         "compactions": a64_load_rlx(cython.address(z.events.compactions)),
         "pool_total_size": a64_load_rlx(cython.address(z.budget.used_bytes)),
         "stored_pages": in_ram + same,

@@ -210,6 +210,7 @@ def group_move_shard(z, shard, group, parent):
         dst.tail = src.tail
         src.head = 0
         src.tail = 0
+        src.walk = 0
     memory = (src.same_units + src.ram_units + src.disk_units) * METADATA_BYTES + src.ram_bytes
     group_uncharge_upto(z, group, parent, memory, src.ram_bytes, src.disk_bytes)
     for i in range(counts):

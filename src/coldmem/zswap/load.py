@@ -34,6 +34,8 @@ from cython.cimports.coldmem.zswap.state import (
     ENTRY_FREE,
     ENTRY_RAM,
     ENTRY_SAME,
+    RECENT,
+    REFERENCED,
     ZW_CONTEXT,
     ZW_CORRUPT,
     ZW_DECOMPRESS,
@@ -71,6 +73,7 @@ def zswap_load(z, slot, out, exclusive, w):
         state = e.state
         body = e.body
         if state == ENTRY_SAME:
+            w.cold_seen = 0
             count_add(cython.address(lru_of(z, hash, e.group).loads), 1)
             held.state = ENTRY_FREE
             if exclusive:
@@ -84,12 +87,16 @@ def zswap_load(z, slot, out, exclusive, w):
         length = e.length
         codec = e.codec
         sum = e.checksum
-        e.referenced = 1
+        e.referenced = REFERENCED | RECENT
         a32_fetch_add_acq(cython.address(e.refs), 1)
         l = lru_of(z, hash, e.group)
         if likely(state == ENTRY_RAM):
             count_add(cython.address(l.loads), 1)
+            w.cold_seen = codec == cython.cast(uint32_t, z.cold_codec)
+            if w.cold_seen:
+                count_add(cython.address(l.cold_loads), 1)
         else:
+            w.cold_seen = 0
             count_add(cython.address(l.disk_loads), 1)
             if z.protected_rule:
                 count_add(cython.address(l.protected_units), 1)

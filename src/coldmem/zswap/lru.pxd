@@ -59,6 +59,8 @@ cdef inline void lru_push(ZswapC *z, GroupLru *l, uint32_t entry) noexcept nogil
 
 cdef inline void lru_remove(ZswapC *z, GroupLru *l, uint32_t entry) noexcept nogil:
     cdef Entry *e = z.entries + entry
+    if l.walk == entry:
+        l.walk = e.prev
     if e.prev:
         z.entries[e.prev].next = e.next
     else:

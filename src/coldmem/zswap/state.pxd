@@ -56,11 +56,15 @@ cdef struct Entry:
     uint16_t group
     uint8_t state
     uint8_t codec               # what decompresses it; CODEC_NONE: copy `length` bytes
-    uint8_t referenced          # second chance
+    uint8_t referenced          # REFERENCED and RECENT: set by each store and load
     uint8_t writeback           # being written back
     uint8_t linked              # is in the index
-    uint8_t fill0
+    uint8_t cold                # 1: recompressed, or that gained nothing
     uint64_t fill[2]
+
+cdef enum:
+    REFERENCED = 1              # writeback's second chance
+    RECENT = 2                  # used since recompression passed last
 
 # LRU and counts of one group in one shard. Guarded by the shard lock; the counts are stored
 # atomically, so that statistics read them without it. Live counts are of linked entries.
@@ -80,7 +84,9 @@ cdef struct GroupLru:           # 128 bytes
     uint64_t written_back
     uint64_t raw_stores
     uint64_t same_stores
-    uint64_t fill[2]
+    uint64_t cold_loads         # of what the cold codec packed
+    uint32_t walk               # where recompression goes on; 0: at the tail
+    uint32_t fill
 
 cdef struct Shard:
     Mutex lock                  # guards all of the shard, its GroupLrus and its linked entries
@@ -123,7 +129,7 @@ cdef struct WorkContext:        # 256 bytes
     int32_t busy                # atomic: 0 or 1
     int32_t errno_seen          # of the last ZW_READ
     uint32_t index
-    uint32_t fill0
+    uint32_t cold_seen          # 1: the last load was of a recompressed unit
     uint8_t *scratch            # unit_bytes and a little
     uint8_t *batch              # batch_bytes, made by the first writeback in this context
     void *codec_context[CODECS_MAX]     # made when first needed
@@ -147,8 +153,9 @@ cdef struct Events:
     uint64_t direct_reclaims
     uint64_t shrinker_wakeups
     uint64_t compactions
+    uint64_t recompressed       # units made smaller by the cold codec
     uint64_t internal_errors    # a pool refused a free: never happens, check_valid reports it
-    uint64_t fill[7]
+    uint64_t fill[6]
 
 cdef enum ShrinkerState:
     SHRINKER_NONE = 0           # no thread
@@ -181,8 +188,10 @@ cdef struct ZswapC:
     int32_t protected_rule      # shrinker="protected"
     int32_t owner_pid
     int32_t counting            # lock statistics
+    int32_t cold_codec          # what stays cold is recompressed with it; 0: nothing is
+    int32_t fill00
     CodecC *codecs[CODECS_MAX]  # [0] is unused; changed by whoever holds all contexts
-    uint64_t fill0[8]
+    uint64_t fill0[7]
     # rarely written
     int32_t codec               # atomic: id for new stores
     int32_t closed              # atomic

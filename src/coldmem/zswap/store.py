@@ -52,6 +52,8 @@ from cython.cimports.coldmem.zswap.state import (
     ENTRY_SAME,
     GROUP_ROOT,
     METADATA_BYTES,
+    RECENT,
+    REFERENCED,
     ZW_ALLOC,
     ZW_COMPRESS,
     ZW_CONTEXT,
@@ -257,7 +259,8 @@ def publish(z, u):
     e.codec = u.codec
     e.writeback = 0
     e.linked = 1
-    e.referenced = 1
+    e.referenced = REFERENCED | RECENT
+    e.cold = 0
     entry_count(z, hash, e, 1)
     l = lru_of(z, hash, u.group)
     count_add(cython.address(l.stores), 1)

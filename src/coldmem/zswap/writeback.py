@@ -41,6 +41,7 @@ from cython.cimports.coldmem.zswap.state import (
     BATCH_UNITS_MAX,
     ENTRY_DISK,
     GROUP_ROOT,
+    REFERENCED,
     EntryP,
     GroupLruP,
     ShardP,
@@ -85,8 +86,8 @@ def batch_gather(z, b, shard, group, quota, scan, force):
         scan -= 1
         b.scanned += 1
         e = z.entries + entry
-        if e.writeback or (e.referenced and not force and not z.protected_rule):
-            e.referenced = 0
+        if e.writeback or (e.referenced & REFERENCED and not force and not z.protected_rule):
+            e.referenced &= ~REFERENCED
             lru_rotate(z, l, entry)
             continue
         charge = swap_charge(z.swap, e.length)
@@ -104,7 +105,7 @@ def batch_gather(z, b, shard, group, quota, scan, force):
         item.written = 0
         b.n += 1
         b.bytes += charge
-        e.referenced = 0
+        e.referenced &= ~REFERENCED
         e.writeback = 1
         a32_fetch_add(cython.address(e.refs), 1)
         lru_rotate(z, l, entry)
@@ -191,7 +192,7 @@ def item_finish(z, b, item):
     e.writeback = 0
     group = e.group
     # Two references: the index's and ours. A third is a load in progress: the unit is warm.
-    if item.written and e.linked and not e.referenced and a32_load_acq(cython.address(e.refs)) == 2:
+    if item.written and e.linked and not e.referenced & REFERENCED and a32_load_acq(cython.address(e.refs)) == 2:
         lru_remove(z, lru_of(z, hash, group), item.entry)
         entry_count(z, hash, e, -1)
         e.state = ENTRY_DISK

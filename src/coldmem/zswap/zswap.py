@@ -19,6 +19,7 @@ from cython.cimports.coldmem.zswap.context import U8P, context_get, context_put
 from cython.cimports.coldmem.zswap.counters import total
 from cython.cimports.coldmem.zswap.load import zswap_contains, zswap_invalidate, zswap_load
 from cython.cimports.coldmem.zswap.lru import F_DISK_UNITS, F_RAM_UNITS, F_SAME_UNITS
+from cython.cimports.coldmem.zswap.recompress import Recompressed, recompress_pass
 from cython.cimports.coldmem.zswap.state import GROUP_ROOT, ZW_OK, WorkContextP, ZswapP
 from cython.cimports.coldmem.zswap.store import zswap_store
 from cython.cimports.cpython.buffer import PyBuffer_Release
@@ -43,6 +44,8 @@ class Zswap(ZswapBase):
         A pool that was full is open again at this share of `max_pool`. 1.0: no hysteresis.
     codec : str or Codec, default "lz4"
         See `coldmem.codecs.get_codec`.
+    cold_codec : str or Codec, optional
+        A slower codec that compresses more, for `recompress`.
     swap : SwapFile, int, str or None
         The swap file, or the size of one to be made. None: units stay in RAM.
     swap_directory : path, optional
@@ -323,3 +326,28 @@ class Zswap(ZswapBase):
         )
         context_put(z, w)
         return n
+
+    def recompress(self, all=False):
+        """Pack what stays cold once more, with `cold_codec`.
+
+        Parameters
+        ----------
+        all : bool, default False
+            Every unit, not only what was not used since the last call.
+
+        Returns
+        -------
+        int
+            Units that became smaller; 0 without a `cold_codec`.
+        """
+        whole: cython.bint = all
+        out: Recompressed
+        z: ZswapP = self.c
+        w: WorkContextP = self._enter()
+        out.units = 0
+        out.scanned = 0
+        out.freed_bytes = 0
+        with cython.nogil:
+            recompress_pass(z, whole, w, cython.address(out))
+            context_put(z, w)
+        return out.units

@@ -340,6 +340,47 @@ def test_overcommit_beyond_everything_loses_nothing(make_memory: Make) -> None:
     memory.check_valid("full")
 
 
+TIGHT = """
+    import ctypes, os, sys, threading
+    import numpy as np
+    from coldmem import Memory
+
+    memory = Memory("8M", "64M", delivery=sys.argv[1])
+    copy = ctypes.CDLL(None).memmove  # lets go of Python's lock
+    a = memory.array(np.random.default_rng(1).integers(0, 9, 2 << 20, np.uint8))
+    held = memory.zeros(6 << 20, np.uint8)
+    ends = [0, *range(1 << 20, 5 << 20, 1 << 20), *range(5 << 20, (6 << 20) + 1, 4096)]
+
+    def work():
+        for low, high in zip(ends, ends[1:]):
+            pins.append(memory.pinned(held[low:high]))
+            pins[-1].__enter__()
+            memory.evict(a)
+            if memory.stats()["overshoots"]:
+                break
+            copy(ctypes.c_void_p(held.ctypes.data), ctypes.c_void_p(a.ctypes.data + 40 * 4096 - 4),
+                 ctypes.c_size_t(8))
+        print("done")
+
+    pins = []
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+        if memory.stats()["faults"] > 5000:
+            print("one unit is driven out for the other, for ever:", memory.stats())
+            break
+    sys.stdout.flush()
+    os._exit(0)
+"""
+
+
+def test_room_for_one_unit_and_an_access_that_needs_two(delivery: str) -> None:
+    """Pins take all of the limit, unit by unit, until hardly any or no room is left for the rest."""
+    done = script(TIGHT, delivery)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
 @pytest.mark.parametrize("nbytes", [1 << 45, 1 << 61, 1 << 63])
 def test_absurd_sizes(make_memory: Make, nbytes: int) -> None:
     memory = make_memory("8M", 0)

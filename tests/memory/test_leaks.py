@@ -214,8 +214,8 @@ def only_opened(delivery: str) -> None:
     opened(delivery, "0").close()
 
 
-WAYS = [everything, large_units, refusals, bad_arguments, other_threads, ended_threads, forks, many_at_once,
-        only_opened]
+WAYS = [everything, large_units, refusals, bad_arguments, other_threads, ended_threads, forks,
+        many_at_once, only_opened]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -110,7 +110,8 @@ ORDER: dict[str, Operation] = {
     "partition": lambda x: (np.sort(np.partition(x.f, 1000)[:1000]), np.partition(x.g, 7, axis=1)[:, 7],
                             x.f[np.argpartition(x.f, 500)[500]]),
     "searchsorted": lambda x: (
-        np.searchsorted(np.sort(x.f), x.f[:1000]), np.searchsorted(np.sort(x.i), x.i[:9000], side="right"),
+        np.searchsorted(np.sort(x.f), x.f[:1000]),
+        np.searchsorted(np.sort(x.i), x.i[:9000], side="right"),
         np.searchsorted(x.f, x.f[:99], sorter=np.argsort(x.f, kind="stable"))),
     "unique": lambda x: np.unique(
         x.i, return_index=True, return_counts=True, return_inverse=True)[:4],
@@ -154,7 +155,8 @@ SHAPES: dict[str, Operation] = {
                        np.indices((60, 70)) * 2, np.fromfunction(lambda a, b: a * b, (200, 150))),
 }
 INDEXING: dict[str, Operation] = {
-    "fancy": lambda x: (x.f[x.k], x.s[x.k[:99] % 300, 5], x.g[[3, 1], :, 1:3], x.s[np.ix_([5, 2], [7, 9])]),
+    "fancy": lambda x: (x.f[x.k], x.s[x.k[:99] % 300, 5], x.g[[3, 1], :, 1:3],
+                        x.s[np.ix_([5, 2], [7, 9])]),
     "fancy_set": lambda x: changed(x.f, x.f.__setitem__(x.k, 5.0), x.s.__setitem__([3, 7], 1.0), x.s),
     "mask": lambda x: (x.f[x.i > 500], x.g[x.g > 1], x.s[x.s[0] > 0], x.s[:, x.s[1] > 1]),
     "mask_set": lambda x: changed(x.f, x.f.__setitem__(x.i > 500, -1.0)),

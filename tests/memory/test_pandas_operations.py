@@ -1,4 +1,4 @@
-"""pandas inside ``with memory:`` of which everything goes out all the time, compared with the same without.
+"""pandas inside ``with memory:`` while everything goes out all the time, compared with plain pandas.
 
 Equal to the last bit, types and labels included.
 """
@@ -93,7 +93,8 @@ OPERATIONS: dict[str, Callable[[], Any]] = {
         "x", "key", "name", aggfunc="sum", observed=True, margins=True),
     "pivot": lambda: frame().assign(n=lambda d: d.groupby("key").cumcount()).query(
         "n < 9", engine="python").pivot(index="key", columns="n", values="x"),
-    "melt_stack": lambda: frame().melt(id_vars="key").set_index("variable", append=True)["value"].unstack(),
+    "melt_stack": lambda: frame().melt(id_vars="key").set_index(
+        "variable", append=True)["value"].unstack(),
     "crosstab": lambda: pd.crosstab(KEYS % 11, NAMES),
     "explode": lambda: pd.DataFrame({"a": [[1, 2, 3]] * 9000}).explode("a").astype({"a": "i8"}),
     "get_dummies": lambda: pd.get_dummies(named().head(20_000)),
@@ -136,9 +137,11 @@ OPERATIONS: dict[str, Callable[[], Any]] = {
     # files
     "read_csv": lambda: pd.read_csv(io.StringIO(CSV)),
     "read_csv_python": lambda: pd.read_csv(io.StringIO(CSV[:200_000]), engine="python"),
-    "read_csv_types": lambda: pd.read_csv(io.StringIO(CSV), dtype={"a": "i4", "c": "category"}, index_col=0),
+    "read_csv_types": lambda: pd.read_csv(
+        io.StringIO(CSV), dtype={"a": "i4", "c": "category"}, index_col=0),
     "to_csv": lambda: csv_again(index=False),
-    "to_json": lambda: pd.read_json(io.StringIO(frame().head(5000).to_json(orient="split")), orient="split"),
+    "to_json": lambda: pd.read_json(
+        io.StringIO(frame().head(5000).to_json(orient="split")), orient="split"),
 }
 
 
@@ -184,7 +187,8 @@ def test_files(make_memory: Make, tmp_path: Path, kind: str) -> None:
 def test_query_with_numexpr(make_memory: Make) -> None:
     """Its workers are threads in C that block all signals, SIGBUS too."""
     pytest.importorskip("numexpr", reason="numexpr is not installed: the 'test' extra has it")
-    want = [frame().query("x > 1 and key < 99", engine="python"), frame().eval("x * y + key", engine="python")]
+    want = [frame().query("x > 1 and key < 99", engine="python"),
+            frame().eval("x * y + key", engine="python")]
     memory = make_memory("8M", "128M", threshold="4K")
     if memory.delivery == "sigbus":
         pytest.skip("the kernel ends a thread that faults while it blocks SIGBUS: see docs/memory.md")

@@ -1,5 +1,4 @@
-"""scikit-learn inside ``with memory:`` of which everything goes out all the time, compared with the same
-without.
+"""scikit-learn inside ``with memory:`` while everything goes out all the time, compared with it alone.
 
 What adds up in a fixed order is equal to the last bit; what BLAS or several threads add up, to rounding.
 """
@@ -116,13 +115,14 @@ def split(x: Any, y: Any, labels: Any) -> Any:
 def metrics(x: Any, y: Any, labels: Any) -> Any:
     from sklearn.metrics import confusion_matrix, mean_squared_error, roc_auc_score
 
-    return mean_squared_error(y, x[:, 0]), roc_auc_score(labels, y), confusion_matrix(labels, x[:, 1] > 5)
+    return mean_squared_error(y, x[:, 0]), roc_auc_score(labels, y), confusion_matrix(
+        labels, x[:, 1] > 5)
 
 
 def features(x: Any, y: Any, labels: Any) -> Any:
     from sklearn.preprocessing import KBinsDiscretizer, OneHotEncoder, PolynomialFeatures
 
-    bins = KBinsDiscretizer(5, encode="ordinal", quantile_method="averaged_inverted_cdf").fit_transform(x)
+    bins = KBinsDiscretizer(5, encode="ordinal", strategy="uniform").fit_transform(x)
     return (PolynomialFeatures(2).fit_transform(x[:1000]), bins,
             OneHotEncoder(sparse_output=False).fit_transform(bins[:, :3]))
 
@@ -137,7 +137,8 @@ def pipeline(x: Any, y: Any, labels: Any) -> Any:
     return (cross_val_predict(model, x, labels, cv=3),)
 
 
-EXACT = [forest, forest_of_classes, boosting, histograms, scaler, split, metrics, features, pipeline, neighbours]
+EXACT = [forest, forest_of_classes, boosting, histograms, scaler, split, metrics, features, pipeline,
+         neighbours]
 ROUNDED = [kmeans, mini_batches, pca, linear, logistic, brute_neighbours]
 
 

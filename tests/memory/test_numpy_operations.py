@@ -202,7 +202,8 @@ ROUNDED: dict[str, Operation] = {
 }
 FOURIER: dict[str, Operation] = {
     "fft": lambda x: (np.fft.fft(x.f), np.fft.rfft(x.f), np.fft.irfft(x.f), np.fft.hfft(x.f[:5000])),
-    "fft_axes": lambda x: (np.fft.ifft2(np.fft.fft2(x.s[:100])), np.fft.rfftn(x.g[:9]), np.fft.fft(x.g, axis=1)),
+    "fft_axes": lambda x: (np.fft.ifft2(np.fft.fft2(x.s[:100])), np.fft.rfftn(x.g[:9]),
+                           np.fft.fft(x.g, axis=1)),
     "fft_odd": lambda x: (np.fft.fft(x.f[:9973]), np.fft.fftshift(x.g), np.fft.rfft(x.f, n=5003)),
 }
 EXACT = {**ELEMENTS, **REDUCTIONS, **ORDER, **SHAPES, **INDEXING, **FOURIER}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import io
 import os
 from collections.abc import Callable
 
@@ -206,6 +208,30 @@ def test_incompressible_data_fills_ram_and_disk_to_the_brim(make_memory: Make) -
     assert stats["overshoots"] == 0
     assert stats["footprint_peak_bytes"] <= stats["memory_max_bytes"]
     del block, blocks
+
+
+def test_a_buffer_for_whatever_takes_one(make_memory: Make) -> None:
+    """`allocate` without NumPy: each of them keeps the memory, and sees what the others write."""
+    memory = make_memory("8M", "32M")
+    room = memory.allocate(3 * MIB)
+    data = mixed(3 * MIB).tobytes()
+    assert io.BytesIO(data).readinto(room) == len(room) == 3 * MIB
+    view = memoryview(room)
+    assert (view.nbytes, view.format, view.readonly, view.contiguous) == (3 * MIB, "B", False, True)
+    numbers = (ctypes.c_uint64 * (3 * MIB // 8)).from_buffer(room)
+    array = np.frombuffer(room, np.uint8)
+    assert array.flags.writeable and memory.owns(array) and memory.owns(view)
+    del room
+    assert memory.evict(numbers) > 0
+    assert view == data and array.tobytes() == data
+    numbers[1] = 0x4142434445464748
+    memory.evict(view)
+    assert bytes(view[8:16]) == b"HGFEDCBA" and array[8] == ord("H")
+    assert memory.stats()["arrays"] == 1
+    del view, array
+    assert memory.stats()["arrays"] == 1 and numbers[1] == 0x4142434445464748
+    del numbers
+    assert memory.stats()["arrays"] == 0
 
 
 def test_close(make_memory: Make) -> None:

@@ -158,87 +158,6 @@ def test_interpreter_exit(delivery: str, how: str) -> None:
     assert done.stdout == ("7\n" if how == "used by atexit" else "")
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-
-AS_NOBODY = """
-    import sys
-    import numpy as np
-    from coldmem import Memory
-    from coldmem.linux.userfaultfd import rights_here
-
-    print(rights_here())
-    for unit in ("4K", "64K"):
-        memory = Memory("8M", "64M", unit_bytes=unit)
-        print(memory.delivery)
-        want = np.random.default_rng(1).integers(0, 256, 12 << 20, np.uint8)
-        a = memory.array(want)
-        assert memory.stats()["swap_bytes"] > 0
-        assert np.array_equal(a, want)
-        a[::4096] ^= 1
-        want[::4096] ^= 1
-        memory.evict(a)
-        with memory.pinned(a[:1 << 20]):
-            assert np.array_equal(a, want)
-        with memory:
-            b = a + 1
-            assert memory.owns(b)
-        assert np.array_equal(b, want + 1)
-        memory.check_valid("full")
-        del a, b
-        memory.close()
-    print("right")
-"""
-
-
-# Python itself may lie where nobody has no access: so first import and use all of it, then change.
-BECOME_NOBODY = """
-import ctypes, os, pwd
-import numpy as np
-from coldmem import Memory
-warm = Memory("8M", "8M")
-warm.array(np.random.default_rng(1).integers(0, 256, 9 << 20, np.uint8)).sum()
-warm.check_valid("full")
-warm.close()
-nobody = pwd.getpwnam("nobody")
-os.setgroups([])
-os.setresgid(nobody.pw_gid, nobody.pw_gid, nobody.pw_gid)
-os.setresuid(nobody.pw_uid, nobody.pw_uid, nobody.pw_uid)
-ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # its own /proc is a process's own again
-os.chdir("/")
-"""
-
-
-def as_nobody(text: str) -> subprocess.CompletedProcess[str]:
-    return script(BECOME_NOBODY + textwrap.dedent(text))
-
-
-@needs_root
-def test_without_rights_it_is_sigbus_and_right() -> None:
-    done = as_nobody(AS_NOBODY)
-    rights, *rest = done.stdout.split() or [""]
-    if rights == "full":
-        pytest.skip("this system gives every user the full service of userfaultfd")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert rights == "user" and rest == ["sigbus", "sigbus", "right"]
-
-
-@needs_root
-def test_without_rights_handler_is_refused_with_a_sentence() -> None:
-    done = as_nobody("""
-        from coldmem.errors import EnvironmentFailure
-        from coldmem.linux.userfaultfd import rights_here
-        try:
-            Memory("8M", 0, delivery="handler")
-        except EnvironmentFailure as error:
-            print(rights_here(), error)
-    """)
-    assert (done.returncode, done.stderr) == (0, "")
-    if not done.stdout:
-        pytest.skip("this system gives every user the full service of userfaultfd")
-    assert done.stdout.startswith("user ")
-    assert "/dev/userfaultfd" in done.stdout and "sigbus" in done.stdout
-
-
 def test_an_overrun_ends_with_a_sentence(delivery: str) -> None:
     done = script("""
         import ctypes, sys
@@ -338,6 +257,47 @@ def test_overcommit_beyond_everything_loses_nothing(make_memory: Make) -> None:
     del array
     assert memory.stats()["hot_bytes"] == 0
     memory.check_valid("full")
+
+
+TIGHT = """
+    import ctypes, os, sys, threading
+    import numpy as np
+    from coldmem import Memory
+
+    memory = Memory("8M", "64M", delivery=sys.argv[1])
+    copy = ctypes.CDLL(None).memmove  # lets go of Python's lock
+    a = memory.array(np.random.default_rng(1).integers(0, 9, 2 << 20, np.uint8))
+    held = memory.zeros(6 << 20, np.uint8)
+    ends = [0, *range(1 << 20, 5 << 20, 1 << 20), *range(5 << 20, (6 << 20) + 1, 4096)]
+
+    def work():
+        for low, high in zip(ends, ends[1:]):
+            pins.append(memory.pinned(held[low:high]))
+            pins[-1].__enter__()
+            memory.evict(a)
+            if memory.stats()["overshoots"]:
+                break
+            copy(ctypes.c_void_p(held.ctypes.data), ctypes.c_void_p(a.ctypes.data + 40 * 4096 - 4),
+                 ctypes.c_size_t(8))
+        print("done")
+
+    pins = []
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+        if memory.stats()["faults"] > 5000:
+            print("one unit is driven out for the other, for ever:", memory.stats())
+            break
+    sys.stdout.flush()
+    os._exit(0)
+"""
+
+
+def test_room_for_one_unit_and_an_access_that_needs_two(delivery: str) -> None:
+    """Pins take all of the limit, unit by unit, until hardly any or no room is left for the rest."""
+    done = script(TIGHT, delivery)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
 @pytest.mark.parametrize("nbytes", [1 << 45, 1 << 61, 1 << 63])

@@ -285,7 +285,7 @@ class Manager:
 
     # -- runs of units -----------------------------------------------------------------------------
     def allocate(self, nbytes):
-        """A writable buffer of zeros.
+        """A writable buffer of zeros, for `pyarrow.py_buffer`, `memoryview`, `ctypes` and the like.
 
         Parameters
         ----------

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coldmem.errors import UsageError
+from coldmem.memory.arrow import copy_arrow
 from coldmem.memory.check import check_memory
 from coldmem.memory.hooked import HookStack
 from coldmem.memory.manager import Manager
@@ -184,3 +185,38 @@ class Memory(Manager):
         """As `numpy.full_like`, by shape and type."""
         model = np.asarray(other)
         return self.full(model.shape, fill_value, model.dtype if dtype is None else dtype)
+
+    # -- Arrow -------------------------------------------------------------------------------------
+    def arrow(self, data: Any) -> Any:
+        """A copy of Arrow data whose buffers live here. Needs pyarrow.
+
+        Cold parts of it are compressed like those of arrays, by whatever Arrow code it is used; what
+        that code computes from it is allocated by Arrow, outside. `evict`, `prefetch`, `madvise` and
+        `pinned` take its buffers (``column.chunk(0).buffers()``).
+
+        Parameters
+        ----------
+        data : pyarrow.Table, pyarrow.RecordBatch, pyarrow.ChunkedArray or pyarrow.Array
+            Of any type: nested, dictionaries, strings, with missing values, sliced. Or a table of
+            another library that speaks Arrow's C stream interface, such as a pandas DataFrame.
+
+        Returns
+        -------
+        pyarrow.Table, pyarrow.RecordBatch, pyarrow.ChunkedArray or pyarrow.Array
+            Equal to `data`, with its schema; each column keeps its own memory alive.
+
+        Raises
+        ------
+        MissingLibraryError
+            pyarrow is not installed.
+        MemoryLimitError
+            RAM and swap file together might not hold it.
+
+        Examples
+        --------
+        >>> import coldmem, pyarrow as pa
+        >>> memory = coldmem.Memory("64MiB", swap_max="256MiB")
+        >>> memory.arrow(pa.table({"name": ["a", None, "b"]})).column("name").to_pylist()
+        ['a', None, 'b']
+        """
+        return copy_arrow(self, data)

@@ -92,6 +92,9 @@ DIRECT_BYTES = cython.declare(uint64_t, 1 << 18)  # beyond what is asked for, so
 BACKGROUND_BYTES = cython.declare(uint64_t, 1 << 20)
 BACK_BYTES = cython.declare(uint64_t, 1 << 18)  # of one writeback, as stored
 REST_NS = cython.declare(cython.longlong, 10_000_000)
+# One instruction may need several units at once, on either side of a boundary for each operand: so
+# many that are not pinned are left, or a thread would drive out one unit to get the next for ever.
+LEFT_UNITS = cython.declare(uint64_t, 16)
 GAP_UNITS = cython.declare(uint64_t, 512)  # candidates further apart are protected by two calls
 PREDICTOR_MIN = cython.declare(int32_t, -32)
 
@@ -296,6 +299,8 @@ def sweep(m, want, w):
     window: uint64_t
     first: uint64_t
     if p == cython.NULL or end == 0:
+        return 0
+    if hot <= a64_load_rlx(cython.address(m.pinned_units)) + LEFT_UNITS:
         return 0
     # As many units as will hold `want` that are there, on average.
     window = cython.cast(uint64_t, want) * end // (hot + 1) + want

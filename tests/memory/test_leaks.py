@@ -1,0 +1,351 @@
+"""Memory, disk, descriptors, threads and mappings are back where they were, whatever was done meanwhile.
+
+Each way of use is a function that opens a Memory and closes it. It runs some times to warm up, and then
+so often that what one run might leave behind, even half a unit of RAM, passes the bounds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coldmem import Memory
+from coldmem.errors import CorruptDataError, MemoryLimitError, UsageError
+from coldmem.linux.userfaultfd import rights_here
+
+MIB = 1 << 20
+WARM, TIMES = 4, 16
+# Arenas of malloc and of Python's own allocator come and go: what has grown by less than this is no
+# leak. 128 KiB for each time, or one mapping for each second time, would be.
+RSS_MOST, MAPS_MOST = 2 * MIB, TIMES // 2
+NOISE = np.random.default_rng(7).integers(0, 256, 10 * MIB, np.uint8)
+pytestmark = pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+
+
+@dataclass(frozen=True)
+class Used:
+    """What this process has in hand."""
+
+    rss_bytes: int
+    maps: int
+    descriptors: int
+    threads: int
+    swap_files: int
+    swap_blocks: int
+
+    @classmethod
+    def now(cls) -> Used:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what is free does not count
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        files = blocks = 0
+        descriptors = os.listdir("/proc/self/fd")
+        for fd in descriptors:
+            try:
+                if "(deleted)" in os.readlink(f"/proc/self/fd/{fd}"):
+                    files, blocks = files + 1, blocks + os.fstat(int(fd)).st_blocks
+            except OSError:
+                pass  # the descriptor of the listing itself
+        return cls(
+            int(status["RssAnon"].split()[0]) << 10, Path("/proc/self/maps").read_text().count("\n"),
+            len(descriptors), len(os.listdir("/proc/self/task")), files, blocks)
+
+
+def assert_no_more(before: Used, rss_most: int = RSS_MOST, maps_most: int = MAPS_MOST) -> None:
+    after = Used.now()
+    assert after.descriptors == before.descriptors
+    assert (after.swap_files, after.swap_blocks) == (before.swap_files, before.swap_blocks)
+    assert after.threads == before.threads
+    assert after.rss_bytes - before.rss_bytes < rss_most
+    assert after.maps - before.maps < maps_most
+
+
+def opened(delivery: str, swap_max: str = "32M", **options: object) -> Memory:
+    return Memory("8M", swap_max, delivery=delivery, **options)  # type: ignore[arg-type]
+
+
+# -- ways of use ------------------------------------------------------------------------------------
+def everything(delivery: str) -> None:
+    memory = opened(delivery)
+    a = memory.array(NOISE)
+    assert memory.stats()["swap_bytes"] > 0
+    with memory.pinned(a[:MIB]), memory:
+        b = a[::2] + 1
+        assert memory.owns(b)
+    memory.prefetch(a)
+    memory.madvise(a, "sequential")
+    memory.madvise(a[: 4 * MIB], "dontneed")
+    assert np.array_equal(a[4 * MIB :], NOISE[4 * MIB :])
+    del a, b
+    memory.close()
+
+
+def large_units(delivery: str) -> None:
+    memory = opened(delivery, unit_bytes="64K")
+    a = memory.array(NOISE)
+    memory.evict(a)
+    assert np.array_equal(a, NOISE)
+    del a
+    memory.close()
+
+
+def refusals(delivery: str) -> None:
+    memory = opened(delivery, "8M")
+    a = memory.array(NOISE[: 4 * MIB])
+    for _ in range(20):
+        with pytest.raises(MemoryLimitError):
+            memory.zeros(64 * MIB)
+        with memory, pytest.raises(MemoryError):
+            np.ones(64 * MIB)
+        with pytest.raises(UsageError):
+            memory.close()
+        with pytest.raises(UsageError):
+            memory.evict(NOISE)
+        with pytest.raises(UsageError):
+            memory.zeros(5, object)
+        with pytest.raises(KeyError), memory, memory.pinned(a):
+            raise KeyError
+        with pytest.raises(MemoryLimitError), memory.pinned(a), memory.pinned(a):
+            raise AssertionError("too much was pinned")
+    del a
+    memory.close()
+
+
+def bad_arguments(delivery: str) -> None:
+    for bad in ({"memory_max": "1M"}, {"codec": "none-such"}, {"unit_bytes": 5}, {"swap_max": "x"},
+                {"directory": "/nowhere/at/all"}, {"delivery": "post"}, {"threshold": "much"}):
+        with pytest.raises((ValueError, OSError)):
+            Memory(**{"memory_max": "8M", "swap_max": "8M", "delivery": delivery, **bad})  # type: ignore
+
+
+def other_threads(delivery: str) -> None:
+    """Arrays that one thread makes, another evicts, a third drops."""
+    memory = opened(delivery)
+    arrays: list[np.ndarray] = []
+    with memory, ThreadPoolExecutor(3) as pool:
+        for seed in range(3):
+            arrays += pool.map(lambda n: NOISE[: n * MIB] + np.uint8(seed), (1, 2, 3))
+            list(pool.map(memory.evict, arrays))
+            while arrays:
+                pool.submit(arrays.pop).result()
+    for _ in range(3):
+        holder = [memory.array(NOISE[:MIB])]
+        thread = threading.Thread(target=holder.clear)
+        thread.start()
+        thread.join()
+    memory.close()
+
+
+def ended_threads(delivery: str) -> None:
+    """Threads that end while what they have touched is on its way out."""
+    memory = opened(delivery)
+    a = memory.array(NOISE)
+
+    def touch(first: int) -> None:
+        a[first :: 8 * 4096] ^= 1
+
+    threads = [threading.Thread(target=touch, args=(n * 4096,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    memory.evict(a)
+    for thread in threads:
+        thread.join()
+    del a
+    memory.close()
+
+
+def child(job: Callable[[], object], end: int = 0) -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            job()
+            if end:
+                os.kill(os.getpid(), end)
+            os._exit(0)
+        finally:
+            os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -end
+
+
+def forks(delivery: str) -> None:
+    """Children that read and write all of it, that close it, that are killed; grandchildren."""
+    memory = opened(delivery)
+    held = [memory.array(NOISE[: 8 * MIB])]
+    assert memory.stats()["swap_bytes"] > 0
+
+    def use() -> None:
+        held[0][::4096] += 1
+        assert np.array_equal(held[0][1:4096], NOISE[1:4096])
+
+    def use_and_close() -> None:
+        child(use)
+        held.clear()
+        memory.close()
+
+    child(use)
+    child(use_and_close)
+    child(use, signal.SIGKILL)
+    assert np.array_equal(held[0], NOISE[: 8 * MIB])
+    held.clear()
+    memory.close()
+
+
+def many_at_once(delivery: str) -> None:
+    memories = [opened(delivery, "8M") for _ in range(4)]
+    for memory in memories:
+        with memory:
+            assert NOISE[:MIB].copy().sum() > 0
+    for memory in memories:
+        memory.close()
+
+
+def only_opened(delivery: str) -> None:
+    opened(delivery).close()
+    opened(delivery, "0").close()
+
+
+WAYS = [everything, large_units, refusals, bad_arguments, other_threads, ended_threads, forks,
+        many_at_once, only_opened]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_is_left_after_close(delivery: str, way: Callable[[str], None]) -> None:
+    for _ in range(WARM):
+        way(delivery)
+    before = Used.now()
+    for _ in range(TIMES):
+        way(delivery)
+    assert_no_more(before)
+
+
+def test_the_other_delivery_in_between(delivery: str) -> None:
+    """Both at once, closed in the other order: SIGBUS and its handlers are given back as often."""
+    if rights_here() != "full":
+        pytest.skip("this process may not use delivery 'handler'")
+    before_handler = signal.getsignal(signal.SIGBUS)
+
+    def way() -> None:
+        one, two = opened("handler", "8M"), opened("sigbus", "8M")
+        a, b = one.array(NOISE[:MIB]), two.array(NOISE[:MIB])
+        one.evict(a)
+        two.evict(b)
+        assert np.array_equal(a, b)
+        del a, b
+        for memory in (one, two) if delivery == "handler" else (two, one):
+            memory.close()
+
+    for _ in range(WARM):
+        way()
+    before = Used.now()
+    for _ in range(TIMES):
+        way()
+    assert_no_more(before)
+    assert signal.getsignal(signal.SIGBUS) == before_handler
+
+
+# -- one Memory that stays open ---------------------------------------------------------------------
+def test_arrays_that_come_and_go(delivery: str) -> None:
+    """In one open Memory: its pages and its blocks on disk go back with the arrays."""
+    memory = opened(delivery)
+
+    def fill(seed: int) -> None:
+        sizes = np.random.default_rng(seed).integers(1, 2 * MIB, 9)
+        arrays = [memory.array(NOISE[:size]) for size in sizes]
+        views = [array[size // 2 :] for array, size in zip(arrays, sizes, strict=True)]
+        arrays.clear()
+        assert all(np.array_equal(view, NOISE[size // 2 : size])
+                   for view, size in zip(views, sizes, strict=True))
+
+    fill(0)  # of each size that will be asked for there is a run of addresses, then
+    for seed in range(20):
+        fill(seed)
+    before = Used.now()
+    blocks = [before.swap_blocks]
+    for _ in range(3):
+        for seed in range(20):
+            fill(seed)
+        stats = memory.stats()
+        assert all(stats[name] == 0 for name in (
+            "arrays", "array_bytes", "hot_bytes", "clean_bytes", "compressed_bytes", "swap_bytes"))
+        blocks.append(Used.now().swap_blocks)
+    assert max(blocks) * 512 <= memory.swap_max
+    after = Used.now()
+    assert after.rss_bytes - before.rss_bytes < RSS_MOST
+    assert (after.descriptors, after.threads) == (before.descriptors, before.threads)
+    memory.close()
+    assert Used.now().swap_blocks == before.swap_blocks - blocks[0]
+
+
+def test_blocks_and_threads_that_come_and_go(delivery: str) -> None:
+    """``with memory:``, pins and threads, a thousand times each, in one Memory."""
+    memory = opened(delivery)
+    a = memory.array(NOISE[:MIB])
+
+    def use() -> None:
+        for _ in range(250):
+            with memory, memory.pinned(a[: 8 * 4096]):
+                np.ones(40_000)
+        for _ in range(25):
+            thread = threading.Thread(target=lambda: a[::4096].sum())
+            with memory:
+                thread.start()
+            thread.join()
+        memory.evict(a)
+
+    use()
+    before = Used.now()
+    for _ in range(4):
+        use()
+    assert_no_more(before)
+    assert memory.stats()["pinned_bytes"] == 0 and memory.stats()["arrays"] == 1
+    del a
+    memory.close()
+
+
+def test_a_pin_that_cannot_be(delivery: str, tmp_path: Path) -> None:
+    """The swap file is cut short under it: the pin fails, and holds nothing."""
+    memory = opened(delivery, directory=str(tmp_path))
+    held = [memory.array(NOISE)]
+    fds = [int(fd) for fd in os.listdir("/proc/self/fd") if str(tmp_path) in _name(fd)]
+    assert len(fds) == 1
+    os.ftruncate(fds[0], 0)
+    before = Used.now()
+    for _ in range(50):
+        with pytest.raises(CorruptDataError), memory.pinned(held[0][: 5 * MIB]):
+            pass
+        assert memory.stats()["pinned_bytes"] == 0
+    assert Used.now().descriptors == before.descriptors
+    held.clear()
+    assert memory.stats()["arrays"] == 0
+    memory.close()
+
+
+def _name(fd: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+
+
+def test_a_leak_would_be_seen(delivery: str) -> None:
+    """The bounds themselves: what each of them is for is noticed."""
+    before = Used.now()
+    kept = [np.ones(4 * MIB)]
+    with pytest.raises(AssertionError):
+        assert_no_more(before)
+    kept.clear()
+    memory = opened(delivery)
+    with pytest.raises(AssertionError):
+        assert_no_more(before, rss_most=1 << 40, maps_most=1 << 20)
+    memory.close()
+    assert_no_more(before)

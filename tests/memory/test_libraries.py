@@ -34,7 +34,7 @@ PANDAS: dict[str, Callable[[Any], Any]] = {
     "pivot": lambda pd: frame(pd).pivot_table("x", "key", aggfunc="median"),
     "arithmetic": lambda pd: (frame(pd) * 2).assign(z=lambda d: d.x / (d.y + 10)).cumsum(),
     "query_fillna": lambda pd: frame(pd).where(lambda d: d.x > 0).fillna(0).query(
-        "x > 1", engine="python"),  # numexpr: see test_lifetime.py
+        "x > 1"),
     "read_csv": lambda pd: pd.read_csv(io.StringIO(CSV)),
 }
 CSV = "a,b,c\n" + "".join(f"{i},{i * 0.5},{i % 7}\n" for i in range(50_000))

@@ -23,6 +23,7 @@ from cython.cimports.coldmem.linux.userfaultfd import RIGHTS_FULL
 from cython.cimports.coldmem.memory.account import memory_account
 from cython.cimports.coldmem.memory.ahead import ahead_stop
 from cython.cimports.coldmem.memory.bounds import array_bounds
+from cython.cimports.coldmem.memory.calls import calls_watch
 from cython.cimports.coldmem.memory.child import child_use_handlers
 from cython.cimports.coldmem.memory.deliver import deliver_add, deliver_remove
 from cython.cimports.coldmem.memory.extent import Extent, Pin
@@ -45,7 +46,6 @@ from cython.cimports.coldmem.memory.state import (
     RECLAIMER_IDLE,
     MemoryP,
 )
-from cython.cimports.coldmem.memory.syscalls import syscalls_watch
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.state import WorkContextP
 from cython.cimports.coldmem.zswap.zswap import Zswap
@@ -61,9 +61,9 @@ from coldmem.errors import (
     UsageError,
 )
 from coldmem.memory.fork import watch
-from coldmem.memory.guard import hold, release
 from coldmem.memory.rights import choose_delivery
 from coldmem.memory.threads import READ_AHEAD, RECLAIM, start_thread
+from coldmem.memory.unblock import unblock_sigbus
 from coldmem.units import format_bytes
 
 MIB = 1 << 20
@@ -76,7 +76,7 @@ def manager_alloc(m, promise, nbytes):
     if a64_load_rlx(cython.address(m.array_bytes)) + nbytes > promise:
         return cython.NULL
     if m.sigbus:
-        syscalls_watch()
+        calls_watch()
     return region_alloc(m, nbytes)
 
 
@@ -150,12 +150,13 @@ class Manager:
             region_close(m)
             self.zswap.close()
             raise EnvironmentFailure("the right to serve faults of system calls was lost meanwhile")
+        if sigbus:
+            with cython.nogil:
+                calls_watch()
         if deliver_add(m) != 0:
             region_close(m)
             self.zswap.close()
             raise UsageError("there are 64 memories already: close one")
-        if sigbus:
-            hold()
         self.closed = False
         m.reclaimer = RECLAIMER_IDLE
         m.reclaimer_runs = 1
@@ -165,7 +166,9 @@ class Manager:
             m.ahead_state = AHEAD_AWAKE
             m.ahead_runs = 1
             self._thread("readahead", READ_AHEAD)
-        if not sigbus:
+        if sigbus:
+            unblock_sigbus()
+        else:
             self._start_handlers()
         watch(self)
 
@@ -219,8 +222,6 @@ class Manager:
         self.threads = []
         with cython.nogil:
             deliver_remove(m)
-        if self.delivery == "sigbus":
-            release()
         self.closed = True
         self.zswap.close()
         with cython.nogil:

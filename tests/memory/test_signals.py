@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -240,6 +241,26 @@ a = away(memory)
 assert sum_in_thread(a.ctypes.data, a.nbytes, {how!r}) == a.nbytes
 assert not is_blocked(signal.SIGBUS)
 """)
+
+
+def test_a_module_that_is_loaded_later_from_a_folder_with_our_name(tmp_path: Path) -> None:
+    """Who clones coldmem has an environment in a folder of that name: its modules are not ours."""
+    import coldmem.testing.signal_calls as module
+
+    folder = tmp_path / "coldmem" / "linux"
+    folder.mkdir(parents=True)
+    copy = shutil.copy(str(module.__file__), folder)
+    good(f"""
+        from importlib.machinery import ExtensionFileLoader
+        from importlib.util import module_from_spec, spec_from_loader
+        memory = open_memory()
+        a = memory.ones(100_000, np.uint8)
+        memory.evict(a)
+        loader = ExtensionFileLoader("signal_calls", {str(copy)!r})
+        module = module_from_spec(spec_from_loader("signal_calls", loader))
+        loader.exec_module(module)
+        assert module.sum_in_thread(a.ctypes.data, a.nbytes, "itself") == a.nbytes
+    """)
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_what_went_through_is_counted() -> None:
         assert found["arrays_taken"] == 5 and found["arrays_taken_bytes"] == (3 * 8 + 4 + 2) << 20
         assert found["array_bytes_peak"] == 8 << 20 and found["array_bytes"] == 6 << 20
         assert found["allocations_refused"] == 1
-        assert "--memory-max is 16.0 MiB" in said and "--swap-max is 64.0 MiB" in said
+        assert "--memory-max 16.0 MiB with --swap-max 64.0 MiB" in said
         assert whole.advice(ValueError()) is None
         assert found["cpu_user_s"] > 0 and "cpu_reclaimer_s" in found
     """)

@@ -45,9 +45,9 @@ def show(found: Result, screen: Console) -> None:
     screen.print(made)
     screen.print(
         "32 pools is what a kernel's zswap had before its patch of 2024, one pool with a lock for each "
-        "class what it\nhas since; the last two are coldmem's own. A ratio is the median over repeats of "
-        "the ratio within one repeat.\nRuns are short here: `coldmem lab locks` has all workloads, with "
-        "spread.", style="dim",
+        "class what it\nhas since; the last two are coldmem's own. A ratio is the median of the ratios "
+        "within each repeat.\nRuns are short here: `coldmem lab locks` has all workloads, and spread.",
+        style="dim",
     )
 
 

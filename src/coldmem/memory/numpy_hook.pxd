@@ -25,6 +25,8 @@ cdef struct Hook:
     uint64_t threshold_bytes        # smaller ones stay with malloc
     # atomics
     uint64_t refused
+    uint64_t refused_bytes          # of the last that was
+    uint64_t refused_at_bytes       # and of the arrays that were alive
     uint64_t taken                  # arrays
     uint64_t taken_bytes
     uint64_t peak_bytes             # of live arrays; two threads at once may miss a little

@@ -53,6 +53,8 @@ def _take(h: HookP, size: uint64_t) -> cython.p_void:
     p = manager_alloc(h.m, h.promise, size)
     if p == cython.NULL:
         a64_fetch_add_rlx(cython.address(h.refused), 1)
+        a64_store_rlx(cython.address(h.refused_bytes), size)
+        a64_store_rlx(cython.address(h.refused_at_bytes), a64_load_rlx(cython.address(h.m.array_bytes)))
         return p
     a64_fetch_add_rlx(cython.address(h.taken), 1)
     a64_fetch_add_rlx(cython.address(h.taken_bytes), size)
@@ -164,13 +166,19 @@ def make_hook(manager: object, threshold_bytes: int) -> object:
 
 
 def hook_stats(hook: object) -> dict[str, int]:
-    """What went through a hook: arrays taken, their bytes, most bytes alive, allocations refused."""
+    """What went through a hook: arrays taken, their bytes, most bytes alive, allocations refused.
+
+    Of the last that was refused, its bytes, and those of the arrays that were alive.
+    """
     h: HookP = cython.cast(HookP, PyCapsule_GetPointer(hook, b"mem_handler"))
     return {
         "taken": a64_load_rlx(cython.address(h.taken)),
         "taken_bytes": a64_load_rlx(cython.address(h.taken_bytes)),
         "peak_bytes": a64_load_rlx(cython.address(h.peak_bytes)),
         "refused": a64_load_rlx(cython.address(h.refused)),
+        "refused_bytes": a64_load_rlx(cython.address(h.refused_bytes)),
+        "refused_at_bytes": a64_load_rlx(cython.address(h.refused_at_bytes)),
+        "promise_bytes": h.promise,
     }
 
 

@@ -32,10 +32,13 @@ TRIAL_TIMEOUT_S = 60
 LITTLE_DISK_BYTES = 1 << 30
 
 DEVICE = (
-    "for delivery 'handler': sudo chmod a+r /dev/userfaultfd; for good: a file in /etc/udev/rules.d with the line "
-    'KERNEL=="userfaultfd", MODE="0444"'
+    "for delivery 'handler': sudo chmod a+r /dev/userfaultfd; for good: a file in /etc/udev/rules.d "
+    'with the line KERNEL=="userfaultfd", MODE="0444"'
 )
-CONTAINER = "for delivery 'handler': start the container with --device /dev/userfaultfd (docker, podman), readable on the host"
+CONTAINER = (
+    "for delivery 'handler': start the container with --device /dev/userfaultfd (docker, podman), "
+    "readable on the host"
+)
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,11 @@ def _kernel(report: Report) -> None:
                    _no_userfaultfd(ways))
     value = _read("/proc/sys/vm/unprivileged_userfaultfd")
     report.add(topic, "unprivileged_userfaultfd", value, f"vm.unprivileged_userfaultfd = {value}"
-               f" ({'everybody may make' if value == '1' else 'not everybody may make'} the system call)")
+               f" ({'everybody' if value == '1' else 'not everybody'} may make the system call)")
     capabilities = int(_status("CapEff") or "0", 16)
     ptrace = bool(capabilities >> SYS_PTRACE_BIT & 1)
-    report.add(topic, "cap_sys_ptrace", ptrace, f"CAP_SYS_PTRACE: {'yes' if ptrace else 'no'} (who has it may make the system call)")
+    report.add(topic, "cap_sys_ptrace", ptrace,
+               f"CAP_SYS_PTRACE: {'yes' if ptrace else 'no'} (who has it may make the system call)")
     seccomp = _status("Seccomp")
     report.add(
         topic, "seccomp", seccomp == "2",

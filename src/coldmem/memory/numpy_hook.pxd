@@ -2,6 +2,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 
+from coldmem.memory.spare cimport Spares
 from coldmem.memory.state cimport MemoryC
 
 cdef struct DataMemAllocator:
@@ -30,6 +31,7 @@ cdef struct Hook:
     uint64_t taken                  # arrays
     uint64_t taken_bytes
     uint64_t peak_bytes             # of live arrays; two threads at once may miss a little
+    Spares spares
 
 ctypedef Hook *HookP
 ctypedef DataMemHandler *HandlerP

@@ -77,7 +77,7 @@ build: $(STAMPS)/build ## compile in place, what changed only
 
 # -- what a user runs -----------------------------------------------------------------------------
 .PHONY: demo bench lab
-demo: $(STAMPS)/build ## build, then the main job: NumPy on four times the limit, every result checked
+demo: $(STAMPS)/build ## build, then NumPy on five times the limit, every result checked; then locks in short
 	@$(VENV)/bin/coldmem demo $(ARGS)
 
 bench: $(STAMPS)/build ## store, load and invalidate against the bare codec

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from coldmem.cli import demo as cli_demo
-from coldmem.cli import main
+from coldmem.cli import demo_locks, main
 from coldmem.errors import UsageError
 from coldmem.lab import demo, memory_job
+from coldmem.lab.arms import ARMS
 from coldmem.linux.userfaultfd import rights_here
 from coldmem.zswap import Zswap
 
@@ -111,18 +112,48 @@ def test_the_job_in_a_memory(capsys: pytest.CaptureFixture[str]) -> None:
     assert "every result is that of plain NumPy" in got.out
     assert got.out.count("equal") == 4 and "differs" not in got.out
     assert "hot " in got.err and "on disk " in got.err and "wrong" not in got.err
+    for number in range(1, memory_job.STEPS + 1):
+        assert f"{number}/{memory_job.STEPS} " in got.err, "each step is told when it is done"
+    assert "Five ways" not in got.out
 
 
 @needs_userfaultfd
-def test_both_parts_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.run(["demo", "--memory-max", "16M", "--max-pool", "4M", "--json"]) == 0
+def test_on_a_terminal_it_shows_where_the_data_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes that for a terminal
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert main.run(JOB) == 0
+    said = capsys.readouterr().err
+    for word in ("hot", "compressed", "on disk", "\u2588", f"/{memory_job.STEPS} "):
+        assert word in said
+
+
+@needs_userfaultfd
+def test_memory_and_locks_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["demo", "--memory-max", "16M", "--lock-seconds", "0.01", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     steps = [row for row in found["rows"] if row["part"] == "memory"]
     total = steps[-1]
+    assert len(steps) == memory_job.STEPS + 1
     assert total["step"] == "all" and total["differences"] == 0
     assert total["array_bytes_peak"] >= 4 * total["memory_max_bytes"]
     assert total["footprint_peak_bytes"] > 0 and total["loads"] > 0
-    assert [row["kind"] for row in found["rows"] if row["part"] == "engine"] == [*demo.PARTS, "all"]
+    assert any(row["swap_bytes"] > 0 and row["compressed_bytes"] > 0 for row in steps[:-1])
+    locks = [row for row in found["rows"] if row["part"] == "locks"]
+    assert [(row["arm"], row["threads"]) for row in locks] == [
+        (arm, threads) for threads in demo_locks.THREADS for arm in ARMS]
+    assert {row["part"] for row in found["rows"]} == {"memory", "locks"}
+
+
+def test_the_lock_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["demo", "--part", "locks", "--lock-seconds", "0.01"]) == 0
+    got = capsys.readouterr()
+    lines = [line for line in got.out.splitlines() if "pool" in line and "%" in line]
+    assert len(lines) == len(ARMS)
+    assert lines[0].startswith("32 pools, pool lock") and lines[0].split().count("1.00") == 2
+    assert "x 32 pools" in got.out and "NumPy on" not in got.out
+    assert "locks: 1/2" in got.err
 
 
 @needs_userfaultfd
@@ -161,11 +192,13 @@ def test_without_pandas_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not memory_job.MemoryJob(memory_job.MemoryPlan(16 << 20)).run().differences
 
 
-def test_without_userfaultfd_only_the_engine_and_loudly(
+def test_without_userfaultfd_the_engine_instead_and_loudly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli_demo, "rights_here", lambda: "none")
-    assert main.run(["demo", "--max-pool", "4M"]) == 0
+    assert main.run(["demo", "--max-pool", "4M", "--lock-seconds", "0.01"]) == 0
     got = capsys.readouterr()
     assert "no userfaultfd" in got.err and "coldmem doctor" in got.err
     assert "came back unchanged" in got.out and "NumPy on" not in got.out
+    assert "x 32 pools" in got.out
+    assert main.run(["demo", "--max-pool", "4M", "--lock-seconds", "0.01", "--spoil"]) == 1

@@ -157,10 +157,14 @@ print(all(np.array_equal(a, make(n)) for n, a in enumerate(arrays)))
 """
 
 
-@pytest.mark.parametrize("delivery", ["handler", "sigbus"])
-def test_a_program_four_times_the_limit(delivery: str, tmp_path: Path) -> None:
-    if delivery == "handler" and rights_here() != "full":
+@pytest.fixture(params=["handler", "sigbus"])
+def delivery(request: pytest.FixtureRequest) -> str:
+    if request.param == "handler" and rights_here() != "full":
         pytest.skip("no right to serve faults of system calls here: see `coldmem doctor`")
+    return str(request.param)
+
+
+def test_a_program_four_times_the_limit(delivery: str, tmp_path: Path) -> None:
     (tmp_path / "big.py").write_text(BIG)
     limits = ["--memory-max", "16M", "--swap-max", "96M", "--delivery", delivery]
     ours = run([*COLDMEM, *limits, "--json", "out.json", "big.py"], tmp_path)
@@ -187,7 +191,8 @@ def test_no_room_is_a_memory_error_with_a_sentence_more(tmp_path: Path) -> None:
     assert done.returncode == 1
     *_, error, ours = done.stderr.splitlines()
     assert "MemoryError" in error
-    assert ours.startswith("coldmem: arrays of ") and "--memory-max is 16.0 MiB" in ours
+    assert ours.startswith("coldmem: no room for an array of 8.0 MiB: arrays of 40.0 MiB were alive")
+    assert "--memory-max 16.0 MiB with --swap-max 32.0 MiB surely hold 4" in ours
     assert "Raise --swap-max or --memory-max" in ours
     fits = run([*QUIET, *limits, "--overcommit", "greedy.py"], tmp_path)
     assert (fits.returncode, fits.stderr) == (0, "")
@@ -222,6 +227,44 @@ if __name__ == "__main__":
     assert ours.stdout == theirs.stdout, ours.stderr
     assert ours.returncode == 0
     assert ours.stderr.count("footprint") == 1, "only the program itself reports"
+
+
+FUTURES = """
+import multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+import numpy as np
+
+def work(n):
+    return int(np.random.default_rng(n).integers(0, 1000, 1 << 20).sum())
+
+def total(array):
+    return int(array.sum())
+
+if __name__ == "__main__":
+    with ThreadPoolExecutor(4) as pool:
+        print(list(pool.map(work, range(6))))
+    for method in ("fork", "spawn", "forkserver"):
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool:
+            print(method, list(pool.map(work, range(4))))
+            print(pool.submit(total, np.arange(1 << 20)).result())
+"""
+
+
+def test_futures_in_threads_and_processes(delivery: str, tmp_path: Path) -> None:
+    (tmp_path / "futures.py").write_text(FUTURES)
+    limits = ["--memory-max", "16M", "--swap-max", "128M", "--delivery", delivery]
+    ours = run([*COLDMEM, *limits, "--report", "futures.py"], tmp_path)
+    theirs = run([*PYTHON, "futures.py"], tmp_path)
+    assert (ours.returncode, ours.stdout) == (0, theirs.stdout), ours.stderr
+    assert ours.stderr.count("footprint") == 1
+
+
+def test_a_module_with_arguments_and_a_report_in_a_file_only(tmp_path: Path) -> None:
+    (tmp_path / "mod.py").write_text("import sys\nimport numpy as np\nprint(sys.argv[1:])\nsys.exit(5)")
+    done = run([*QUIET, "--json", "o.json", "-m", "mod", "--report", "x"], tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (5, "['--report', 'x']\n", "")
+    found = json.loads((tmp_path / "o.json").read_text())
+    assert found["settings"] == {"program": "mod", "module": True, "arguments": ["--report", "x"]}
 
 
 def test_the_report_of_a_program_without_numpy(tmp_path: Path) -> None:

@@ -190,8 +190,6 @@ def test_query_with_numexpr(make_memory: Make) -> None:
     want = [frame().query("x > 1 and key < 99", engine="python"),
             frame().eval("x * y + key", engine="python")]
     memory = make_memory("8M", "128M", threshold="4K")
-    if memory.delivery == "sigbus":
-        pytest.skip("the kernel ends a thread that faults while it blocks SIGBUS: see docs/memory.md")
     with evicting(memory) as out, memory:
         for _ in range(20):
             mine = frame()

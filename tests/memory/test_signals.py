@@ -1,6 +1,6 @@
 """Signals and ends of threads in the middle of faults; memory that runs out. In both deliveries.
 
-SIGBUS itself, and who else wants it, is in test_guard.py.
+SIGBUS itself, and who else wants it, is in test_sigbus.py.
 """
 
 from __future__ import annotations

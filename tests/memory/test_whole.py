@@ -117,9 +117,73 @@ def test_what_went_through_is_counted() -> None:
         assert found["arrays_taken"] == 5 and found["arrays_taken_bytes"] == (3 * 8 + 4 + 2) << 20
         assert found["array_bytes_peak"] == 8 << 20 and found["array_bytes"] == 6 << 20
         assert found["allocations_refused"] == 1
-        assert "--memory-max is 16.0 MiB" in said and "--swap-max is 64.0 MiB" in said
+        assert "--memory-max 16.0 MiB with --swap-max 64.0 MiB" in said
         assert whole.advice(ValueError()) is None
         assert found["cpu_user_s"] > 0 and "cpu_reclaimer_s" in found
+    """)
+
+
+def test_a_temporary_gets_the_pages_of_the_one_before() -> None:
+    """As from malloc: no page is taken away and faulted in again; and zeros are zeros."""
+    good("""
+        whole.arm()
+        import numpy as np
+        x = np.arange(60_000) * 1.5
+        want = x * 2 + 1
+        before = whole.memory.stats()["fills"]
+        for _ in range(50):
+            y = x * 2
+            y += 1
+            assert (y == want).all()
+            del y
+            assert not np.zeros(60_000).any()
+        filled = whole.memory.stats()["fills"] - before
+        assert filled < 55 * (60_000 * 8 // 4096 + 1), "those of the zeros, and no others"
+        assert whole.memory.stats()["arrays"] > 1
+        found = whole.stats()
+        assert found["arrays"] == 2 and found["array_bytes_peak"] <= 6 * 60_000 * 8
+        whole.memory.check_valid("full")
+    """)
+
+
+def test_what_is_kept_is_given_back_when_room_is_needed() -> None:
+    good("""
+        whole.arm()
+        import numpy as np
+        kept = [np.ones(40_000) for _ in range(2)]
+        del kept
+        assert whole.memory.stats()["arrays"] == 2
+        rng = np.random.default_rng(1)
+        big = [rng.integers(0, 1 << 60, 1 << 18) for _ in range(10)]
+        assert whole.memory.stats()["arrays"] == 10, "units were taken out"
+        del big
+        kept = [np.ones(40_000) for _ in range(2)]
+        del kept
+        try:
+            np.ones(1 << 30)
+        except MemoryError:
+            pass
+        assert whole.memory.stats()["arrays"] == 0, "before an array is refused"
+        whole.memory.check_valid("full")
+    """)
+
+
+def test_temporaries_in_threads() -> None:
+    good("""
+        whole.arm()
+        import numpy as np
+        from concurrent.futures import ThreadPoolExecutor
+        def work(seed):
+            rng = np.random.default_rng(seed)
+            for n in rng.integers(33_000, 130_000, 150):
+                a = np.full(n, seed)
+                b = a + np.arange(n)
+                assert int(b.sum()) == n * seed + n * (n - 1) // 2 and (a == seed).all()
+            return True
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(work, range(8)))
+        assert whole.stats()["arrays"] == 0
+        whole.memory.check_valid("full")
     """)
 
 

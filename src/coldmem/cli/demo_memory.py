@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from typing import Any
 
 from rich.console import Console
@@ -12,13 +13,14 @@ from rich.table import Table
 
 from coldmem.cli import output
 from coldmem.errors import ColdmemError
-from coldmem.lab.memory_job import JobOutcome, MemoryJob, MemoryPlan
+from coldmem.lab.memory_job import STEPS, JobOutcome, MemoryJob, MemoryPlan
 from coldmem.lab.result import Row, rounded
 from coldmem.units import format_bytes
 
 MB = 1e6
-EVERY_S = 0.2
-BAR = 40
+EVERY_S = 0.1
+PLAIN_EVERY_S = 1.0  # a line of progress, where there is no terminal
+BAR = 44
 COLOURS = {"hot": "green", "compressed": "yellow", "on disk": "blue"}
 
 
@@ -45,21 +47,30 @@ def run(plan: MemoryPlan) -> JobOutcome:
 def _watch(job: MemoryJob, thread: threading.Thread) -> None:
     screen = Console(file=sys.stderr, highlight=False)
     if not screen.is_terminal:
-        said = ""
-        while thread.is_alive():
-            thread.join(EVERY_S)
-            if job.step != said:
-                said = job.step
-                now = _now(job)
-                if now:
-                    print(f"{said}: {_line(now)}", file=sys.stderr, flush=True)
+        _plain_lines(job, thread)
         return
-    with Live(console=screen, refresh_per_second=5, transient=True) as live:
+    with Live(console=screen, refresh_per_second=10, transient=True) as live:
         while thread.is_alive():
             thread.join(EVERY_S)
             now = _now(job)
             if now:
                 live.update(_picture(job, now))
+
+
+def _plain_lines(job: MemoryJob, thread: threading.Thread) -> None:
+    """A line when a step is done, and now and then while it is not."""
+    said, last_s = 0, time.monotonic()
+    while thread.is_alive() or said < len(job.steps):
+        thread.join(EVERY_S)
+        for step in job.steps[said:]:
+            said += 1
+            print(f"{said}/{STEPS} {step.name}: {_line(step.stats)}", file=sys.stderr, flush=True)
+            last_s = time.monotonic()
+        if time.monotonic() - last_s > PLAIN_EVERY_S and said < STEPS:
+            last_s = time.monotonic()
+            now = _now(job)
+            if now:
+                print(f"{said + 1}/{STEPS} {job.step} ...: {_line(now)}", file=sys.stderr, flush=True)
 
 
 def _now(job: MemoryJob) -> dict[str, Any] | None:
@@ -78,15 +89,21 @@ def _line(now: dict[str, Any]) -> str:
 
 
 def _picture(job: MemoryJob, now: dict[str, Any]) -> Table:
-    made = Table.grid(padding=(0, 2))
-    made.add_row("[bold]" + job.step, f"arrays of {format_bytes(now['array_bytes'])} in "
-                 f"{format_bytes(now['memory_max_bytes'])}", "")
+    """One bar for each place where data can be; a full bar is the limit."""
     limit = now["memory_max_bytes"]
+    made = Table.grid(padding=(0, 2))
+    made.add_column(width=12)
+    made.add_column(width=BAR)
+    made.add_column(justify="right")
+    step = min(len(job.steps) + 1, STEPS)
+    made.add_row("[bold]NumPy", f"[bold]{step}/{STEPS} {job.step}", "")
+    made.add_row("arrays", f"{format_bytes(now['array_bytes'])} in a Memory of {format_bytes(limit)}",
+                 f"{now['array_bytes'] / limit:.1f} x")
     for name, key in (("hot", "hot_bytes"), ("compressed", "compressed_bytes"),
                       ("on disk", "swap_bytes")):
         filled = min(round(BAR * now[key] / limit), BAR)
         bar = f"[{COLOURS[name]}]{'█' * filled}[/][dim]{'·' * (BAR - filled)}[/]"
-        made.add_row(f"  {name}", bar, format_bytes(now[key]))
+        made.add_row(name, bar, format_bytes(now[key]))
     return made
 
 
@@ -96,12 +113,13 @@ def show(plan: MemoryPlan, found: JobOutcome, screen: Console) -> None:
     made = output.table(
         f"NumPy on {format_bytes(found.array_bytes_peak)} of arrays in "
         f"{format_bytes(plan.memory_max_bytes)} (delivery {stats['delivery']})",
-        ["step", "data", "seconds", "MB/s", ""],
+        ["step", "data", "seconds", "MB/s", "then hot", "compressed", "on disk", ""],
     )
     for step in found.steps:
         made.add_row(
             step.name, format_bytes(step.bytes_touched), f"{step.seconds:.2f}",
             f"{step.bytes_touched / MB / max(step.seconds, 1e-9):.0f}",
+            *(format_bytes(step.stats[k]) for k in ("hot_bytes", "compressed_bytes", "swap_bytes")),
             "" if not step.name.startswith("check") else
             ("[red]differs[/]" if step.differences else "[green]equal[/]"),
         )
@@ -125,7 +143,8 @@ def rows(found: JobOutcome) -> list[Row]:
     """For ``--json``."""
     steps: list[Row] = [
         {"part": "memory", "step": step.name, "bytes": step.bytes_touched,
-         "seconds": rounded(step.seconds), "differences": len(step.differences)}
+         "seconds": rounded(step.seconds), "differences": len(step.differences),
+         **{k: step.stats[k] for k in ("hot_bytes", "compressed_bytes", "swap_bytes")}}
         for step in found.steps
     ]
     keys = ("delivery", "memory_max_bytes", "footprint_peak_bytes", "faults", "loads", "compressed")

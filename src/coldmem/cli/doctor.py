@@ -36,24 +36,44 @@ def command(ctx: click.Context, as_json: bool) -> None:
         ctx.exit(DOES_NOT_WORK)
 
 
+TOPICS = {
+    "kernel": "page faults\nand kernel", "delivery": "delivery: how\nfaults reach us",
+    "memory": "memory\nand disk", "codecs": "codecs", "defaults": "if nothing\nelse is said",
+}
+
+
 def _show(report: doctor.Report) -> None:
     screen = output.console()
-    made = output.table("What this machine permits", ["", "found"], left=2)
-    advice: list[str] = []
-    last = ""
-    for fact in report.facts:
-        mark = ""
-        if fact.advice:
-            if fact.advice not in advice:
-                advice.append(fact.advice)
-            mark = f" [yellow]({advice.index(fact.advice) + 1})[/]"
-        made.add_row(fact.topic if fact.topic != last else "", _plain(fact.text) + mark)
-        last = fact.topic
-    screen.print(made)
+    by_name = {fact.name: fact for fact in report.facts}
+    if report.works:
+        delivery = by_name["default_delivery"].found
+        said = f"a Memory works here, with delivery {delivery!r}"
+        if delivery == "sigbus":
+            said += ". It needs no rights; what 'handler' takes, with which every system call works " \
+                    "on arrays, is said below"
+        screen.print(f"[green]{said}[/]", soft_wrap=True)
+    else:
+        screen.print("[red]no Memory works here[/]: see the lines at the end")
     screen.print()
+    made = output.table("What was found", ["", ""], left=2)
+    made.show_header = False
+    advice: list[str] = []
+    for topic in TOPICS:
+        lines = []
+        for fact in (f for f in report.facts if f.topic == topic):
+            mark = ""
+            if fact.advice:
+                if fact.advice not in advice:
+                    advice.append(fact.advice)
+                mark = f" [yellow]({advice.index(fact.advice) + 1})[/]"
+            lines.append(_plain(fact.text) + mark)
+        made.add_row(TOPICS[topic], "\n".join(lines))
+        made.add_row()
+    screen.print(made)
     for number, line in enumerate(advice, 1):
         screen.print(f"[yellow]({number})[/] {_plain(line)}", soft_wrap=True)
-    screen.print("[green]a Memory works here[/]" if report.works else "[red]no Memory works here[/]")
+    if not advice:
+        screen.print("nothing to advise")
 
 
 def _plain(text: str) -> str:

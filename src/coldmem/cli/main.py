@@ -73,7 +73,7 @@ cli = Root(
     {
         "run": ("coldmem.cli.run", "a whole program, unchanged, with more memory for its arrays"),
         "doctor": ("coldmem.cli.doctor", "what this machine permits, and how to permit more"),
-        "demo": ("coldmem.cli.demo", "NumPy on more data than the limit, every result checked"),
+        "demo": ("coldmem.cli.demo", "NumPy on more data than the limit, checked; then locks in short"),
         "lab": ("", "experiments on the allocator"),
         "bench": ("", "measurements of one part each"),
     },

@@ -2,8 +2,10 @@
 
 It needs no type of the data: it samples a unit, compresses the sample plainly and behind bit shuffle
 and delta + bit shuffle for items of 8, 4, 2 and 1 bytes, and takes the smallest; a filter must gain
-more than 3 %, and what stays above 97 % is left raw. The choice is remembered per `hint`. Behind a
-filter, planes.py is tried in place of the inner codec: it is several times as fast.
+more than 3 %, and what stays above 97 % is left raw. The choice is remembered per `hint`; unless it is
+plain, or much smaller than plain, four units must agree on it, or one odd unit at the beginning of a
+region would decide for all of it. Behind a filter, planes.py is tried in place of the inner codec: it is
+several times as fast.
 
 Owns: the table of choices, shared by all contexts of the codec.
 Guarantees: as in ``codec.pxd``. The first byte of the output is the variant, so decompression needs
@@ -14,8 +16,8 @@ every 1024th unit elsewhere, so that a region whose data became more regular is 
 Locks: none. A table entry is one word, read and written with relaxed atomics; two threads that
 choose for one hint at once overwrite each other, which is harmless.
 
-A word of the table, from the top: tag of the hint (32 bits), doubt (3), variant + 1 (5), expected ratio (12),
-cooldown (8), backoff (4). 0 is an empty entry.
+A word of the table, from the top: tag of the hint (32 bits), doubt (3), variant + 1 (5), expected
+ratio (12), cooldown (8), backoff (4). 0 is an empty entry.
 """
 
 import cython

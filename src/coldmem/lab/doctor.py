@@ -32,10 +32,13 @@ TRIAL_TIMEOUT_S = 60
 LITTLE_DISK_BYTES = 1 << 30
 
 DEVICE = (
-    "sudo chmod a+r /dev/userfaultfd; for good: a file in /etc/udev/rules.d with the line "
-    'KERNEL=="userfaultfd", MODE="0444"'
+    "for delivery 'handler': sudo chmod a+r /dev/userfaultfd; for good: a file in /etc/udev/rules.d "
+    'with the line KERNEL=="userfaultfd", MODE="0444"'
 )
-CONTAINER = "start the container with --device /dev/userfaultfd (docker, podman), readable on the host"
+CONTAINER = (
+    "for delivery 'handler': start the container with --device /dev/userfaultfd (docker, podman), "
+    "readable on the host"
+)
 
 
 @dataclass(frozen=True)
@@ -100,21 +103,25 @@ def _kernel(report: Report) -> None:
     full = rights == "full"
     how = "" if full else _how_to_get_full()
     names = {
-        "syscall": "userfaultfd()", "device": "/dev/userfaultfd",
-        "user_mode_only": "userfaultfd(UFFD_USER_MODE_ONLY)",
+        "syscall": ("userfaultfd(), the system call", "one of these two is enough for 'handler'"),
+        "device": ("/dev/userfaultfd, the device", "the other"),
+        "user_mode_only": ("userfaultfd(UFFD_USER_MODE_ONLY)", "this is enough for 'sigbus'"),
     }
-    for way, name in names.items():
+    for way, (name, what_for) in names.items():
         why = ways[way]
-        report.add(topic, f"userfaultfd_{way}", not why, f"{name}: {why or 'permitted'}",
-                   how if way == "device" and why else "")
+        report.add(topic, f"userfaultfd_{way}", not why,
+                   f"{name}: {f'no: {why}' if why else 'permitted'} ({what_for})",
+                   how if way == "device" and why and not full else "")
     if rights == "none":
         report.add(topic, "userfaultfd_config", False, "no way to open a userfaultfd",
                    _no_userfaultfd(ways))
     value = _read("/proc/sys/vm/unprivileged_userfaultfd")
-    report.add(topic, "unprivileged_userfaultfd", value, f"vm.unprivileged_userfaultfd = {value}")
+    report.add(topic, "unprivileged_userfaultfd", value, f"vm.unprivileged_userfaultfd = {value}"
+               f" ({'everybody' if value == '1' else 'not everybody'} may make the system call)")
     capabilities = int(_status("CapEff") or "0", 16)
     ptrace = bool(capabilities >> SYS_PTRACE_BIT & 1)
-    report.add(topic, "cap_sys_ptrace", ptrace, f"CAP_SYS_PTRACE: {'yes' if ptrace else 'no'}")
+    report.add(topic, "cap_sys_ptrace", ptrace,
+               f"CAP_SYS_PTRACE: {'yes' if ptrace else 'no'} (who has it may make the system call)")
     seccomp = _status("Seccomp")
     report.add(
         topic, "seccomp", seccomp == "2",
@@ -139,7 +146,10 @@ def _how_to_get_full() -> str:
         return DEVICE
     if _in_container():
         return CONTAINER
-    return "sudo sysctl vm.unprivileged_userfaultfd=1; this kernel has no /dev/userfaultfd (Linux 6.1)"
+    return (
+        "for delivery 'handler': sudo sysctl vm.unprivileged_userfaultfd=1; this kernel has no "
+        "/dev/userfaultfd (Linux 6.1)"
+    )
 
 
 def _no_userfaultfd(ways: dict[str, str]) -> str:
@@ -153,8 +163,8 @@ def _deliveries(report: Report) -> None:
     for delivery in ("handler", "sigbus"):
         topic, name = "delivery", f"delivery_{delivery}"
         what = {
-            "handler": "system calls on arrays just work",
-            "sigbus": "no rights needed; the C library's calls pin arrays by themselves",
+            "handler": "needs rights; every system call works on arrays",
+            "sigbus": "needs no rights; the C library's calls work on arrays",
         }[delivery]
         if rights == "none" or (delivery == "handler" and rights != "full"):
             report.add(topic, name, False, f"{delivery}: not permitted ({what})",
@@ -163,7 +173,7 @@ def _deliveries(report: Report) -> None:
         failure = try_in_a_process(delivery)
         report.works |= not failure
         report.add(
-            topic, name, not failure, f"{delivery}: {failure or f'works: {what}'}",
+            topic, name, not failure, f"{delivery}: {failure or f'tried, works ({what})'}",
             "please report this, with the output of coldmem doctor --json" if failure else "",
         )
 
@@ -260,7 +270,8 @@ def _defaults(report: Report) -> None:
     topic = "defaults"
     rights = rights_here()
     delivery = {"full": "handler", "user": "sigbus"}.get(rights)
-    report.add(topic, "default_delivery", delivery, f"delivery={delivery!r}")
+    report.add(topic, "default_delivery", delivery,
+               f"delivery: {delivery or 'none is possible'}")
     memory = memory_bytes("auto")
     report.add(topic, "default_memory_max", memory, f"memory_max: {format_bytes(memory)}")
     try:

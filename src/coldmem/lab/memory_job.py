@@ -28,6 +28,7 @@ BLOCK_ROWS = 8192  # 4 MiB of int64
 MONTHS = 120
 VOLUME_MAX = 1 << 20
 TIMES_THE_LIMIT = 4  # arrays that are alive at the same time, at least
+STEPS = 11
 SWAP_TIMES = 24
 LIMIT_MIN = 16 << 20
 
@@ -38,7 +39,7 @@ Array = npt.NDArray[Any]
 class MemoryPlan:
     """What to run."""
 
-    memory_max_bytes: int = 64 << 20
+    memory_max_bytes: int = 128 << 20
     delivery: str = "auto"
     unit_bytes: int = 4096
     swap_directory: str | None = None
@@ -62,6 +63,7 @@ class Step:
     name: str
     bytes_touched: int
     seconds: float
+    stats: dict[str, Any]  # of the Memory, when it was done
     differences: list[str] = field(default_factory=list)
 
 
@@ -80,7 +82,7 @@ class JobOutcome:
 
 
 class MemoryJob:
-    """One run. `step` and `memory` may be looked at from another thread while it runs."""
+    """One run. `step`, `steps` and `memory` may be looked at from another thread while it runs."""
 
     def __init__(self, plan: MemoryPlan) -> None:
         plan.check()
@@ -90,13 +92,13 @@ class MemoryJob:
             unit_bytes=plan.unit_bytes, directory=plan.swap_directory,
         )
         self.step = "starting"
-        self._steps: list[Step] = []
+        self.steps: list[Step] = []  # that are done
         self._peak_bytes = 0
 
     def run(self) -> JobOutcome:
         """All steps; the Memory is closed at the end, or left to the collector after an error."""
         self._work()
-        outcome = JobOutcome(self._steps, self._peak_bytes, self.memory.stats())
+        outcome = JobOutcome(self.steps, self._peak_bytes, self.memory.stats())
         self.memory.close()
         return outcome
 
@@ -109,13 +111,15 @@ class MemoryJob:
         self.step = name
         start_s = time.monotonic()
         found = call()
-        self._peak_bytes = max(self._peak_bytes, self.memory.stats()["array_bytes"])
-        self._steps.append(Step(name, nbytes, time.monotonic() - start_s))
+        seconds = time.monotonic() - start_s
+        stats = self.memory.stats()
+        self._peak_bytes = max(self._peak_bytes, stats["array_bytes"])
+        self.steps.append(Step(name, nbytes, seconds, stats))
         return found
 
     def _check(self, name: str, nbytes: int, differences: Callable[[], Iterator[str]]) -> None:
         found = self._timed(f"check: {name}", nbytes, lambda: list(differences()))
-        self._steps[-1].differences = found
+        self.steps[-1].differences = found
 
     def _work(self) -> None:
         rows = self.plan.blocks * BLOCK_ROWS

@@ -8,11 +8,18 @@ cdef struct PltHook:
 
 ctypedef PltHook *PltHookP
 
+# What a table of hooks was put into so far; zeros at first.
+cdef struct PltSeen:
+    uint64_t modules            # of the loader's list, which grows at its end
+    unsigned long long gone     # modules that were unloaded until then: with one more, all are looked at
+
+ctypedef PltSeen *PltSeenP
+
 # Find the originals of n hooks: how many there are. A hook without one is left out by plt_patch.
 cdef uint32_t plt_prepare(PltHook *hooks, uint32_t n) noexcept nogil
-# Point every loaded module but the C library, the loader and our own to the replacements: slots
-# changed. May be called again when modules were loaded; not by two threads at once.
-cdef uint32_t plt_patch(PltHook *hooks, uint32_t n) noexcept nogil
+# Point every module that was loaded since the last call, but the C library, the loader and our own,
+# to the replacements: slots changed. Not by two threads at once.
+cdef uint32_t plt_patch(PltHook *hooks, uint32_t n, PltSeen *seen) noexcept nogil
 # How many modules were loaded so far: cheap.
 cdef uint64_t plt_modules() noexcept nogil
 
@@ -43,6 +50,7 @@ cdef extern from "<link.h>" nogil:
         const Elf64_Phdr *dlpi_phdr
         uint16_t dlpi_phnum
         unsigned long long dlpi_adds
+        unsigned long long dlpi_subs
 
     int dl_iterate_phdr(int (*callback)(dl_phdr_info *, size_t, void *) noexcept nogil,
                         void *data) noexcept
@@ -62,6 +70,11 @@ cdef extern from "<dlfcn.h>" nogil:
     void *RTLD_DEFAULT
     void *dlsym(void *handle, const char *name) noexcept
 
+    ctypedef struct Dl_info:
+        const char *dli_fname
+
+    int dladdr(const void *address, Dl_info *info) noexcept
+
 ctypedef dl_phdr_info *InfoP
 ctypedef const Elf64_Dyn *DynP
 ctypedef const Elf64_Rela *RelaP
@@ -73,5 +86,8 @@ cdef struct PltWork:
     PltHook *hooks
     uint32_t n
     uint32_t changed
+    uint64_t skip
+    uint64_t at
+    PltSeen *seen
 
 ctypedef PltWork *PltWorkP

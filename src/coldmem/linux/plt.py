@@ -6,13 +6,14 @@ price of the function that is put there, and is what profilers and debuggers do.
 
 Guarantees: what cannot be understood (another processor, another table format) is left alone. A slot is
 written by one store. Pages that the loader had made read-only are writable for as long as it takes.
-Owns nothing, takes no locks.
+The C library's calls of itself stay its own, and so do addresses that a program has from `dlsym`.
+Owns nothing but the name of our own folder; takes no locks.
 """
 
 import cython
 from cython.cimports.coldmem.linux.atomic import a64_load_rlx, a64_store_rel
 from cython.cimports.libc.stdint import uint32_t, uint64_t
-from cython.cimports.libc.string import strcmp, strstr
+from cython.cimports.libc.string import strcmp, strlen, strncmp, strstr
 from cython.cimports.posix.mman import PROT_READ, PROT_WRITE, mprotect
 
 PAGE_MASK = cython.declare(uint64_t, 4095)
@@ -21,6 +22,8 @@ X86_GLOB_DAT = cython.declare(uint32_t, 6)
 X86_JUMP_SLOT = cython.declare(uint32_t, 7)
 ARM_GLOB_DAT = cython.declare(uint32_t, 1025)
 ARM_JUMP_SLOT = cython.declare(uint32_t, 1026)
+_home = cython.declare(TextP, cython.NULL)  # of our modules: the path of this one, and how much of it
+_home_n = cython.declare(cython.size_t, 0)
 
 
 def plt_prepare(hooks, n):
@@ -30,7 +33,39 @@ def plt_prepare(hooks, n):
         hooks[i].original = dlsym(RTLD_DEFAULT, hooks[i].name)
         if hooks[i].original != cython.NULL:
             found += 1
+    if _home == cython.NULL:
+        _find_home()
     return found
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _find_home() -> cython.void:
+    """Where the folder of coldmem is, by the path of this module, which is in linux/."""
+    global _home, _home_n
+    info: Dl_info
+    last: cython.size_t
+    level: cython.int = 0
+    if dladdr(cython.cast(cython.p_void, _find_home), cython.address(info)) == 0:
+        return
+    last = strlen(info.dli_fname)
+    while last > 0 and level < 2:
+        last -= 1
+        if info.dli_fname[last] == b"/":
+            level += 1
+    _home_n = last + 1 if level == 2 else 0
+    _home = info.dli_fname
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _is_ours(name: TextP) -> cython.bint:
+    """One of coldmem's modules, those apart that stand for somebody else's in tests."""
+    return _home_n != 0 and strncmp(name, _home, _home_n) == 0 and (
+        strncmp(name + _home_n, b"testing/", 8) != 0
+    )
 
 
 @cython.cfunc
@@ -41,7 +76,7 @@ def _spared(name: TextP) -> cython.bint:
     return (
         strstr(name, b"/libc.so") != cython.NULL or strstr(name, b"/libc-") != cython.NULL
         or strstr(name, b"/ld-linux") != cython.NULL or strstr(name, b"/libpthread") != cython.NULL
-        or strstr(name, b"linux-vdso") != cython.NULL or strstr(name, b"/coldmem/") != cython.NULL
+        or strstr(name, b"linux-vdso") != cython.NULL or _is_ours(name)
     )
 
 
@@ -63,8 +98,10 @@ def _patch_table(w: PltWorkP, info: InfoP, table: RelaP, count: uint64_t, symbol
             continue
         name = names + symbols[table[i].r_info >> 32].st_name
         for k in range(w.n):
-            if w.hooks[k].original == cython.NULL or strcmp(name, w.hooks[k].name) != 0:
+            if name[0] != w.hooks[k].name[0] or strcmp(name, w.hooks[k].name) != 0:
                 continue
+            if w.hooks[k].original == cython.NULL:
+                break
             slot = cython.cast(cython.pointer(uint64_t), info.dlpi_addr + table[i].r_offset)
             if a64_load_rlx(slot) == cython.cast(uint64_t, w.hooks[k].replacement):
                 break
@@ -96,6 +133,12 @@ def _patch_module(info: InfoP, size: cython.size_t, data: cython.p_void) -> cyth
     jumps_bytes: uint64_t = 0
     rela: uint64_t = 0
     rela_bytes: uint64_t = 0
+    if w.at == 0:
+        w.skip = w.seen.modules if info.dlpi_subs == w.seen.gone else 0
+        w.seen.gone = info.dlpi_subs
+    w.at += 1
+    if w.at <= w.skip:
+        return 0
     if info.dlpi_name != cython.NULL and _spared(info.dlpi_name):
         return 0
     for i in range(info.dlpi_phnum):
@@ -145,10 +188,14 @@ def plt_modules():
     return n
 
 
-def plt_patch(hooks, n):
+def plt_patch(hooks, n, seen):
     w: PltWork
     w.hooks = hooks
     w.n = n
     w.changed = 0
+    w.skip = 0
+    w.at = 0
+    w.seen = seen
     dl_iterate_phdr(_patch_module, cython.address(w))
+    seen.modules = w.at
     return w.changed

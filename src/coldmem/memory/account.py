@@ -7,8 +7,9 @@ from cython.cimports.coldmem.zswap.state import CONTEXTS_MAX
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
 # In the order of state.pxd's Counts.
-COUNTS = ("faults", "fills", "loads", "readahead", "write_faults", "spurious", "compressed", "reused",
-          "stripped", "avoidable", "wanted", "dropped", "refused", "direct", "background", "overshoots", "waits", "failed")
+COUNTS = ("faults", "fills", "loads", "readahead", "write_faults", "spurious", "compressed",
+          "reused", "stripped", "avoidable", "wanted", "dropped", "refused", "direct",
+          "background", "overshoots", "waits", "failed")
 
 
 def memory_account(m, inner):

@@ -23,6 +23,7 @@ from cython.cimports.coldmem.linux.atomic import (
     a64_load_rlx,
     a64_store_rel,
 )
+from cython.cimports.coldmem.linux.blocked import unblock_here
 from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
 from cython.cimports.coldmem.linux.memory import memory_forbid
 from cython.cimports.coldmem.linux.process import pthread_atfork
@@ -53,6 +54,7 @@ from cython.cimports.coldmem.zswap.context import (
 )
 from cython.cimports.coldmem.zswap.load import zswap_invalidate
 from cython.cimports.coldmem.zswap.state import WorkContextP
+from cython.cimports.libc.signal import SIGBUS
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 from cython.cimports.posix.unistd import close
 
@@ -154,6 +156,7 @@ def _in_child() -> cython.void:
             _adopt(m, True)
     if some:
         install()
+        unblock_here(SIGBUS)
     _release()
 
 

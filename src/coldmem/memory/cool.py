@@ -1,14 +1,15 @@
 """The recompressor: what stays cold is packed once more, smaller and slower to unpack.
 
 It looks four times a second. Recompression pays where hardly anything is loaded at all, and else where
-the room that it makes is worth more than what it costs: on one side the refaults that would have been none
-if all of the pool were recompressed (their distance in evictions is below the units by which RAM would
+the room that it makes is worth more than it costs: on one side the refaults that would not have been if
+all of the pool were recompressed (their distance in evictions is below the units by which RAM would
 hold more), on the other the loads that had to undo the slower codec. Both are counted as they happen; a
 64th of the units is recompressed whatever they say, so that there is something to count. On a uniformly
 random load it stays out of the way, and so it does on scans.
 
 Guarantees: it works only while the reclaimer and the readahead thread have nothing to do and the limit
-leaves room for both forms of a unit, and at most half of the time if anything is loaded. A Memory in which nothing happens costs two looks a second.
+leaves room for both forms of a unit, and at most half of the time if anything is loaded. A Memory in
+which nothing happens costs two looks a second.
 Locks: those of the Zswap, for a unit at a time; a working context for some units at a time.
 """
 
@@ -89,7 +90,8 @@ def _busy(m: MemoryP) -> cython.bint:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _work(m: MemoryP, shard: cython.pointer(uint32_t), until_ns: uint64_t, calm: cython.bint) -> uint64_t:
+def _work(m: MemoryP, shard: cython.pointer(uint32_t), until_ns: uint64_t,
+          calm: cython.bint) -> uint64_t:
     """Go on until then, or until every list was passed once; units recompressed."""
     w: WorkContextP
     out: Recompressed

@@ -194,7 +194,7 @@ def handler_loop(m):
 
 
 def reinstall() -> bool:
-    """Take SIGBUS again, after somebody else (faulthandler) has taken it from us. False: it was ours."""
+    """Take SIGBUS again, after somebody has taken it from us by a way around us. False: it was ours."""
     taken: cython.int
     with cython.nogil:
         mutex_lock(cython.address(_table))

@@ -24,6 +24,7 @@ from cython.cimports.coldmem.linux.userfaultfd import RIGHTS_FULL
 from cython.cimports.coldmem.memory.account import memory_account
 from cython.cimports.coldmem.memory.ahead import ahead_stop
 from cython.cimports.coldmem.memory.bounds import array_bounds
+from cython.cimports.coldmem.memory.calls import calls_watch
 from cython.cimports.coldmem.memory.child import child_use_handlers
 from cython.cimports.coldmem.memory.cool import cool_stop
 from cython.cimports.coldmem.memory.deliver import deliver_add, deliver_remove
@@ -47,7 +48,6 @@ from cython.cimports.coldmem.memory.state import (
     RECLAIMER_IDLE,
     MemoryP,
 )
-from cython.cimports.coldmem.memory.syscalls import syscalls_watch
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.state import WorkContextP
 from cython.cimports.coldmem.zswap.zswap import Zswap
@@ -63,9 +63,9 @@ from coldmem.errors import (
     UsageError,
 )
 from coldmem.memory.fork import watch
-from coldmem.memory.guard import hold, release
 from coldmem.memory.rights import choose_delivery
 from coldmem.memory.threads import READ_AHEAD, RECLAIM, RECOMPRESS, start_thread
+from coldmem.memory.unblock import unblock_sigbus
 from coldmem.units import format_bytes
 
 MIB = 1 << 20
@@ -78,7 +78,7 @@ def manager_alloc(m, promise, nbytes):
     if a64_load_rlx(cython.address(m.array_bytes)) + nbytes > promise:
         return cython.NULL
     if m.sigbus:
-        syscalls_watch()
+        calls_watch()
     return region_alloc(m, nbytes)
 
 
@@ -135,7 +135,6 @@ class Manager:
         m.low_bytes = m.hard_bytes - step
         m.high_bytes = m.hard_bytes - 2 * step
         m.keep_bytes = memory_max // 2
-        m.floor_bytes = memory_max // 4
         # Free memory of the pool that stays resident is missing where it counts: as hot pages.
         a64_store_rlx(cython.address(m.z.budget.dirty_bytes_max), max(memory_max // 256, MIB))
         # Incompressible units fill the pool and the swap file; a thirty-second goes into tables.
@@ -156,12 +155,13 @@ class Manager:
             region_close(m)
             self.zswap.close()
             raise EnvironmentFailure("the right to serve faults of system calls was lost meanwhile")
+        if sigbus:
+            with cython.nogil:
+                calls_watch()
         if deliver_add(m) != 0:
             region_close(m)
             self.zswap.close()
             raise UsageError("there are 64 memories already: close one")
-        if sigbus:
-            hold()
         self.closed = False
         m.reclaimer = RECLAIMER_IDLE
         m.reclaimer_runs = 1
@@ -174,7 +174,9 @@ class Manager:
             if m.z.cold_codec:
                 m.cool_runs = 1
                 self._thread("recompressor", RECOMPRESS)
-        if not sigbus:
+        if sigbus:
+            unblock_sigbus()
+        else:
             self._start_handlers()
         watch(self)
 
@@ -229,8 +231,6 @@ class Manager:
         self.threads = []
         with cython.nogil:
             deliver_remove(m)
-        if self.delivery == "sigbus":
-            release()
         self.closed = True
         self.zswap.close()
         with cython.nogil:

@@ -74,7 +74,8 @@ class Memory(Manager):
     def __init__(
         self, memory_max: int | str = "auto", swap_max: int | str = "auto", *,
         unit_bytes: int | str = UNIT_BYTES, delivery: str = "auto", directory: str | None = None,
-        codec: str = "auto", cold_codec: str | None = "auto", overcommit: bool = False, threshold: int | str = THRESHOLD_BYTES,
+        codec: str = "auto", cold_codec: str | None = "auto", overcommit: bool = False,
+        threshold: int | str = THRESHOLD_BYTES,
     ) -> None:
         memory = memory_bytes(memory_max)
         self._start(

@@ -2,6 +2,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 
+from coldmem.memory.spare cimport Spares
 from coldmem.memory.state cimport MemoryC
 
 cdef struct DataMemAllocator:
@@ -25,9 +26,12 @@ cdef struct Hook:
     uint64_t threshold_bytes        # smaller ones stay with malloc
     # atomics
     uint64_t refused
+    uint64_t refused_bytes          # of the last that was
+    uint64_t refused_at_bytes       # and of the arrays that were alive
     uint64_t taken                  # arrays
     uint64_t taken_bytes
     uint64_t peak_bytes             # of live arrays; two threads at once may miss a little
+    Spares spares
 
 ctypedef Hook *HookP
 ctypedef DataMemHandler *HandlerP

@@ -12,6 +12,7 @@ import cython
 from cython.cimports.coldmem.linux.atomic import a64_fetch_add_rlx, a64_load_rlx, a64_store_rlx
 from cython.cimports.coldmem.memory.manager import Manager, manager_alloc
 from cython.cimports.coldmem.memory.region import region_free, region_size
+from cython.cimports.coldmem.memory.spare import spare_drop, spare_put, spare_take
 from cython.cimports.cpython.pycapsule import (
     PyCapsule_Destructor,
     PyCapsule_GetContext,
@@ -45,18 +46,27 @@ def _ours(h: HookP, p: cython.p_void) -> cython.bint:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _take(h: HookP, size: uint64_t) -> cython.p_void:
+def _take(h: HookP, size: uint64_t, zeros: cython.bint) -> cython.p_void:
     live: uint64_t
-    p: cython.p_void
+    p: cython.p_void = cython.NULL
     if h.m.units_max == 0:  # closed, and a thread that was started before still uses the hook
         return h.inner.malloc(h.inner.ctx, size)
-    p = manager_alloc(h.m, h.promise, size)
+    if not zeros:
+        p = spare_take(h.m, cython.address(h.spares), size)
+    if p == cython.NULL:
+        p = manager_alloc(h.m, h.promise, size)
+    if p == cython.NULL and a64_load_rlx(cython.address(h.spares.bytes)):
+        spare_drop(h.m, cython.address(h.spares))
+        p = manager_alloc(h.m, h.promise, size)
     if p == cython.NULL:
         a64_fetch_add_rlx(cython.address(h.refused), 1)
+        a64_store_rlx(cython.address(h.refused_bytes), size)
+        a64_store_rlx(cython.address(h.refused_at_bytes), a64_load_rlx(cython.address(h.m.array_bytes)))
         return p
     a64_fetch_add_rlx(cython.address(h.taken), 1)
     a64_fetch_add_rlx(cython.address(h.taken_bytes), size)
-    live = a64_load_rlx(cython.address(h.m.array_bytes))
+    live = a64_load_rlx(cython.address(h.m.array_bytes)) - (
+        a64_load_rlx(cython.address(h.spares.bytes)))
     if live > a64_load_rlx(cython.address(h.peak_bytes)):
         a64_store_rlx(cython.address(h.peak_bytes), live)
     return p
@@ -69,7 +79,7 @@ def _malloc(ctx: cython.p_void, size: cython.size_t) -> cython.p_void:
     h: HookP = cython.cast(HookP, ctx)
     if size < h.threshold_bytes:
         return h.inner.malloc(h.inner.ctx, size)
-    return _take(h, size)
+    return _take(h, size, False)
 
 
 @cython.cfunc
@@ -83,7 +93,7 @@ def _calloc(ctx: cython.p_void, count: cython.size_t, size: cython.size_t) -> cy
         return h.inner.calloc(h.inner.ctx, count, size)
     if h.m.units_max == 0:
         return h.inner.calloc(h.inner.ctx, count, size)
-    return _take(h, count * size)
+    return _take(h, count * size, True)
 
 
 @cython.cfunc
@@ -102,7 +112,7 @@ def _realloc(ctx: cython.p_void, p: cython.p_void, size: cython.size_t) -> cytho
         p = h.inner.realloc(h.inner.ctx, p, size)
         if p == cython.NULL:
             return cython.NULL
-        new = _take(h, size)
+        new = _take(h, size, False)
         if new == cython.NULL:
             return p
         memcpy(new, p, size)
@@ -123,7 +133,8 @@ def _realloc(ctx: cython.p_void, p: cython.p_void, size: cython.size_t) -> cytho
 def _free(ctx: cython.p_void, p: cython.p_void, size: cython.size_t) -> cython.void:
     h: HookP = cython.cast(HookP, ctx)
     if p != cython.NULL and _ours(h, p):
-        region_free(h.m, p)
+        if not spare_put(h.m, cython.address(h.spares), p):
+            region_free(h.m, p)
     else:
         h.inner.free(h.inner.ctx, p, size)
 
@@ -164,19 +175,28 @@ def make_hook(manager: object, threshold_bytes: int) -> object:
 
 
 def hook_stats(hook: object) -> dict[str, int]:
-    """What went through a hook: arrays taken, their bytes, most bytes alive, allocations refused."""
+    """What went through a hook: arrays taken, their bytes, most bytes alive, allocations refused.
+
+    Of the last that was refused, its bytes, and those of the arrays that were alive. Gives back what is
+    kept for arrays to come, so that an account that is taken next is of arrays that live.
+    """
     h: HookP = cython.cast(HookP, PyCapsule_GetPointer(hook, b"mem_handler"))
+    spare_drop(h.m, cython.address(h.spares))
     return {
         "taken": a64_load_rlx(cython.address(h.taken)),
         "taken_bytes": a64_load_rlx(cython.address(h.taken_bytes)),
         "peak_bytes": a64_load_rlx(cython.address(h.peak_bytes)),
         "refused": a64_load_rlx(cython.address(h.refused)),
+        "refused_bytes": a64_load_rlx(cython.address(h.refused_bytes)),
+        "refused_at_bytes": a64_load_rlx(cython.address(h.refused_at_bytes)),
+        "promise_bytes": h.promise,
     }
 
 
 def replace_default(hook: object) -> None:
     """Make `hook` what every thread and context uses that has set nothing else. For ever.
 
+    What it gives back is kept for what it takes next, within bounds (spare.py).
     NumPy has one default allocator, a structure in its data, to which each context begins to
     point. Its functions are changed in place, so it needs no help of threads, whoever starts them,
     and what was allocated before is freed as before.
@@ -185,6 +205,7 @@ def replace_default(hook: object) -> None:
     default: HandlerP = _default()
     h.inner = default.allocator
     Py_INCREF(hook)  # NumPy's structure points to it from now on
+    h.spares.on = 1
     default.allocator = h.handler.allocator
 
 

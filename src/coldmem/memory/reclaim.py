@@ -90,6 +90,7 @@ NO_ROOM_BYTES = cython.declare(uint64_t, 1 << 20)
 REFUSED_MOST = cython.declare(uint64_t, 64)  # units that nothing had room for: do not try them all
 DIRECT_BYTES = cython.declare(uint64_t, 1 << 18)  # beyond what is asked for, so that the next is free
 BACKGROUND_BYTES = cython.declare(uint64_t, 1 << 20)
+HOT_SHARE = cython.declare(uint64_t, 4)  # below one part in so many the pool goes to disk
 BACK_BYTES = cython.declare(uint64_t, 1 << 18)  # of one writeback, as stored
 REST_NS = cython.declare(cython.longlong, 10_000_000)
 # One instruction may need several units at once, on either side of a boundary for each operand: so
@@ -328,7 +329,11 @@ def take_out(m, first, n, w):
 def _write_back(m: MemoryP, nbytes: uint64_t, w: WorkContextP) -> cython.bint:
     """Where little is left for hot pages, the coldest of the pool go to disk instead of more of them."""
     out: Reclaimed
-    if m.z.swap == cython.NULL or a64_load_rlx(cython.address(m.hot_bytes)) >= m.floor_bytes:
+    hot: uint64_t = a64_load_rlx(cython.address(m.hot_bytes))
+    # What is pinned can neither go nor serve anybody else: a quarter of the rest is for hot pages.
+    pinned: uint64_t = a64_load_rlx(cython.address(m.pinned_units)) << m.unit_shift
+    pinned = min(pinned, m.limit_bytes, hot)
+    if m.z.swap == cython.NULL or (hot - pinned) * HOT_SHARE >= m.limit_bytes - pinned:
         return False
     shrink_bytes(m.z, GROUP_ROOT, nbytes, False, w, cython.address(out))
     # Holes are no room yet: what was written back lay among what stays.

@@ -33,7 +33,7 @@ def swap_bytes(value: int | str, memory: int, directory: str | None) -> int:
 
 
 def cold_name(codec: str, cold_codec: str | None) -> str | None:
-    """Codec for what stays cold: "auto" is zstd behind the same filters as `codec`, where it can be had."""
+    """Codec for what stays cold: "auto" is zstd behind the filters of `codec`, where it can be had."""
     if cold_codec != "auto":
         return cold_codec
     name = {"auto": "auto+zstd", "lz4": "zstd"}.get(codec)

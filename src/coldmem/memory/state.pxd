@@ -107,7 +107,6 @@ cdef struct MemoryC:
     uint64_t low_bytes          # above this the reclaimer wakes
     uint64_t high_bytes         # and works until it is below this
     uint64_t keep_bytes         # most that copies of clean units may take
-    uint64_t floor_bytes        # below this, hot pages stay and the pool goes to disk
     uint64_t fixed_bytes        # metadata that does not grow
     Place *places
     uint64_t fill0[8]

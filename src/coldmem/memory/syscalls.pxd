@@ -5,7 +5,7 @@ from posix.types cimport off_t
 
 from coldmem.linux.atomic cimport iovec
 from coldmem.linux.message cimport msghdr, sockaddr
-from coldmem.linux.plt cimport PltHook
+from coldmem.linux.plt cimport PltHook, PltSeen
 from coldmem.memory.state cimport MemoryC
 
 ctypedef unsigned int socklen_t
@@ -26,9 +26,8 @@ ctypedef ssize_t (*Preadv2Fn)(int, const iovec *, int, off_t, int) noexcept nogi
 ctypedef ssize_t (*MessageFn)(int, msghdr *, int) noexcept nogil
 ctypedef size_t (*FreadFn)(void *, size_t, size_t, FILE *) noexcept nogil
 
-# Look after the system calls of this process, for memories that serve faults by SIGBUS. Called again,
-# it looks for modules that were loaded meanwhile.
-cdef void syscalls_watch() noexcept nogil
+# Look after the system calls of the modules that are loaded. Only calls.py calls it.
+cdef void syscalls_put(PltSeen *seen) noexcept nogil
 
 # Units of a buffer that are pinned for one call.
 cdef struct Held:

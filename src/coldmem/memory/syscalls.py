@@ -4,7 +4,8 @@ The kernel cannot be interrupted by a signal handler while it copies to or from 
 makes the call fail with EFAULT, or, worse, come back short. So the functions of the C library that take
 a buffer are replaced in all modules that call them (Python, NumPy, ...; see linux/plt.py): a buffer that
 lies in an array is brought in and pinned, piece by piece where it is large, for as long as the call
-runs. Other buffers cost one comparison. With handler threads nothing of this is needed or done.
+runs. Other buffers cost one comparison. With handler threads nothing of this is needed or done. When
+it is done, calls.py says.
 
 What is not covered: calls that a module makes by itself with the `syscall` instruction, io_uring, and
 functions that are not in `_hooks`. They fail with EFAULT, or must be inside `Memory.pinned`.
@@ -16,14 +17,8 @@ Locks: as `region_pin`.
 """
 
 import cython
-from cython.cimports.coldmem.linux.atomic import (
-    a32_cas,
-    a32_store_rel,
-    a64_load_rlx,
-    a64_store_rlx,
-    keep_errno,
-)
-from cython.cimports.coldmem.linux.plt import PltHook, plt_modules, plt_patch, plt_prepare
+from cython.cimports.coldmem.linux.atomic import keep_errno
+from cython.cimports.coldmem.linux.plt import PltHook, plt_patch, plt_prepare
 from cython.cimports.coldmem.memory.deliver import memory_of
 from cython.cimports.coldmem.memory.region import region_pin, region_unpin
 from cython.cimports.coldmem.memory.state import FAULT_OK, MemoryP
@@ -37,8 +32,6 @@ PIECE_BYTES = cython.declare(uint64_t, 4 << 20)
 VECTORS = cython.declare(cython.int, 16)  # buffers of one call that are looked at
 _hooks = cython.declare(PltHook[30])
 _ready = cython.declare(int32_t, 0)
-_busy = cython.declare(int32_t, 0)
-_seen = cython.declare(uint64_t, 0)  # modules that were there at the last look
 
 
 @cython.cfunc
@@ -342,15 +335,10 @@ def _fwrite(buffer, size, count, file):
     return _items(_hooks[15].original, buffer, size, count, file)
 
 
-def syscalls_watch():
-    modules: uint64_t = plt_modules()
-    if modules == a64_load_rlx(cython.address(_seen)) or not a32_cas(cython.address(_busy), 0, 1):
-        return
+def syscalls_put(seen):
     if not _ready:
         _prepare()
-    plt_patch(_hooks, HOOKS)
-    a64_store_rlx(cython.address(_seen), modules)
-    a32_store_rel(cython.address(_busy), 0)
+    plt_patch(_hooks, HOOKS, seen)
 
 
 @cython.cfunc

@@ -136,18 +136,22 @@ class WholeProgram:
         found = self.stats()
         if found is None or not isinstance(error, MemoryError):
             return None
+        from coldmem.memory.numpy_hook import hook_stats
+
         if not found["allocations_refused"]:
             return (
                 "coldmem refused nothing: the memory that was missing was not to be an array of "
                 f"{format_bytes(parse_bytes(self.settings.threshold))} or more (--threshold)"
             )
+        refused = hook_stats(self._hook)
         return (
-            f"arrays of {format_bytes(found['array_bytes'])} are alive; --memory-max is "
-            f"{format_bytes(found['memory_max_bytes'])}, of which {format_bytes(found['hot_bytes'])} "
-            f"are in use by hot and {format_bytes(found['compressed_bytes'])} by compressed data, and "
-            f"--swap-max is {format_bytes(found['swap_max_bytes'])}, of which "
-            f"{format_bytes(found['swap_bytes'])} are in use. Raise --swap-max or --memory-max, or "
-            "pass --overcommit if the data is known to compress"
+            f"no room for an array of {format_bytes(refused['refused_bytes'])}: arrays of "
+            f"{format_bytes(refused['refused_at_bytes'])} were alive, and --memory-max "
+            f"{format_bytes(found['memory_max_bytes'])} with --swap-max "
+            f"{format_bytes(found['swap_max_bytes'])} "
+            + ("has no addresses for more" if self.settings.overcommit else
+               f"surely hold {format_bytes(refused['promise_bytes'])}, whatever is in them. Raise "
+               "--swap-max or --memory-max, or pass --overcommit if the data is known to compress")
         )
 
 

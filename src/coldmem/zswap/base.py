@@ -67,9 +67,10 @@ class ZswapBase:
             raise MemoryError("no memory for a Zswap")
 
     def __init__(self, *, unit_bytes=4096, max_pool="20%", accept_threshold=0.9, codec="lz4",
-                 cold_codec=None, swap=None, swap_directory=None, on_full="writeback", shrinker="referenced",
-                 shrinker_thread=True, incompressible="raw", locking="handle", magazines=False,
-                 chain=8, lock_statistics=False, pools=1, shards=None, entries_max=1 << 26):
+                 cold_codec=None, swap=None, swap_directory=None, on_full="writeback",
+                 shrinker="referenced", shrinker_thread=True, incompressible="raw",
+                 locking="handle", magazines=False, chain=8, lock_statistics=False, pools=1,
+                 shards=None, entries_max=1 << 26):
         if self.codecs is not None:
             raise UsageError("a Zswap cannot be initialised twice")
         first: Codec = get_codec(codec)

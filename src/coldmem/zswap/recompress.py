@@ -137,7 +137,7 @@ def _replace(z, entry, copy, handle, n, old):
     if e.linked and e.state == ENTRY_RAM and e.body == copy.body:
         if handle == 0:
             e.cold = n == 0  # without room it may be tried again
-        # The index's reference and ours: nobody reads it now, and nobody will who does not take the lock.
+        # The index's reference and ours: nobody reads it now, or will without taking the lock.
         elif e.referenced & RECENT == 0 and not e.writeback and (
             a32_load_acq(cython.address(e.refs)) == 2
         ):

@@ -192,7 +192,8 @@ def item_finish(z, b, item):
     e.writeback = 0
     group = e.group
     # Two references: the index's and ours. A third is a load in progress: the unit is warm.
-    if item.written and e.linked and not e.referenced & REFERENCED and a32_load_acq(cython.address(e.refs)) == 2:
+    if (item.written and e.linked and not e.referenced & REFERENCED
+            and a32_load_acq(cython.address(e.refs)) == 2):
         lru_remove(z, lru_of(z, hash, group), item.entry)
         entry_count(z, hash, e, -1)
         e.state = ENTRY_DISK

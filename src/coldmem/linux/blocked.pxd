@@ -1,0 +1,24 @@
+# Signals that threads block.
+from posix.signal cimport siginfo_t
+from posix.types cimport sigset_t
+
+ctypedef void (*KernelHandler)(int, siginfo_t *, void *) noexcept nogil
+
+cdef extern from "_signals.h" nogil:
+    enum:
+        SIGNAL_NEVER_BLOCKED
+        KERNEL_RESTORER
+        SI_QUEUE
+
+    struct kernel_action:
+        KernelHandler handler
+        unsigned long flags
+        unsigned long mask
+
+    int kernel_sigaction(int number, kernel_action *to, kernel_action *old) noexcept
+    int signal_thread(int thread, int number, void *word) noexcept
+    void unblock_on_return(void *context, int number) noexcept
+    int pthread_sigmask(int how, const sigset_t *set, sigset_t *old) noexcept
+
+# In the calling thread. Safe in a signal handler.
+cdef void unblock_here(int number) noexcept nogil

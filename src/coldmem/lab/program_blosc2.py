@@ -36,7 +36,7 @@ def _pca(points: Any) -> Outcome:
     gram = blosc2.matmul(blosc2.transpose(points), points)[:]
     variances, vectors = np.linalg.eigh((gram - n * np.outer(mean, mean)) / (n - 1))
     kept = np.ascontiguousarray(vectors[:, : -CLUSTERS - 1 : -1])
-    scores = blosc2.matmul(points, blosc2.asarray(kept)) - mean @ kept
+    scores = (blosc2.matmul(points, blosc2.asarray(kept)) - mean @ kept).compute()
     return Pca.outcome(variances[: -CLUSTERS - 1 : -1], scores)
 
 

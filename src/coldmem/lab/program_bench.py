@@ -44,9 +44,9 @@ SIZE_BYTES = 256 << 20
 SIZE_LIMITS = 4  # the limit is the size divided by this
 SIZE_BYTES_MIN, LIMIT_BYTES_MIN = 32 << 20, 8 << 20
 RUN_S_MAX = 300.0
-GROWTH = (1.0, 1.0, 1.25, 1.5, 2.0)  # of the kernel's limit, from one kill to the next
+GROWTH = (1.0, 1.0, 1.25, 1.5, 2.0, 3.0)  # of the kernel's limit, from one kill to the next
 KILLED = {
-    True: "killed with every limit up to twice the first: the kernel found nothing to take out",
+    True: "killed with every limit up to three times the first: the kernel found nothing to take out",
     False: "killed: what cannot be in a file is more than the limit",
 }
 OVER_SHARE, OVER_MOST = 0.03, 2  # a footprint may be so much above what is allowed; else again, so often

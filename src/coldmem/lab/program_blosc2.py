@@ -33,7 +33,7 @@ def _pca(points: Any) -> Outcome:
 
     n = len(points)
     mean = np.asarray(blosc2.mean(points, axis=0)[:])
-    gram = blosc2.matmul(blosc2.transpose(points), points)[:]
+    gram = blosc2.matmul(blosc2.matrix_transpose(points), points)[:]
     variances, vectors = np.linalg.eigh((gram - n * np.outer(mean, mean)) / (n - 1))
     kept = np.ascontiguousarray(vectors[:, : -CLUSTERS - 1 : -1])
     scores = (blosc2.matmul(points, blosc2.asarray(kept)) - mean @ kept).compute()

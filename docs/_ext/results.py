@@ -12,6 +12,15 @@ from docutils import nodes
 from docutils.parsers.rst import Directive, directives
 
 FOLDER = Path(__file__).parents[1] / "results"
+NOTHING = "Nothing has been measured for this version yet."
+# Columns of files whose rows have more than fit on a page; ``:columns:`` says otherwise.
+COLUMNS = {
+    "programs": [
+        "program", "system", "seconds", "seconds_min", "seconds_max", "ratio_to_no_limit",
+        "coldmem_ratio", "work_s", "work_ratio_to_no_limit", "coldmem_work_ratio",
+        "footprint_peak_bytes", "allowed_bytes", "faults", "result", "killed_runs", "skipped", "failed",
+    ],
+}
 
 
 def text_of(value: Any) -> str:
@@ -58,7 +67,7 @@ def _row(cells: list[str]) -> nodes.row:
 
 
 class Results(Directive):
-    """All files, or the one that is named."""
+    """All files, or the one that is named; a file that is not there yet is no error."""
 
     optional_arguments = 1
     option_spec = {"columns": directives.unchanged}
@@ -70,16 +79,19 @@ class Results(Directive):
         out: list[nodes.Node] = []
         for path in names:
             environment.note_dependency(str(path))
+            if not path.exists():
+                continue
             data = json.loads(path.read_text())
             section = nodes.section(ids=[nodes.make_id(f"results-{path.stem}")])
             section += nodes.title(text=data["name"])
             for key in ("machine", "settings"):
                 section += nodes.paragraph(text=f"{key.capitalize()}: {text_of(data[key])}.")
             wanted = self.options.get("columns", "").split()
-            section += table(wanted or columns_of(data["rows"]), data["rows"])
+            wanted = wanted or COLUMNS.get(path.stem) or columns_of(data["rows"])
+            section += table(wanted, data["rows"])
             out.append(section)
         if not out:
-            out.append(nodes.paragraph(text="Nothing has been measured for this version yet."))
+            out.append(nodes.paragraph(text=NOTHING))
         return out
 
 

@@ -156,13 +156,15 @@ def test_operation(make_memory: Make, name: str) -> None:
     memory = make_memory("8M", "128M", threshold="4K")
     with evicting(memory) as out, memory, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules[__name__], "made", [out.now])
-        got = OPERATIONS[name]()
-        check(got, want)
-        out.now()
-        check(got, want)  # its result, too, comes back from outside of RAM
-        assert out.left() > 3
+        for _ in range(50):  # a short one may not meet the thread that evicts
+            got = OPERATIONS[name]()
+            check(got, want)
+            out.now()
+            check(got, want)  # its result, too, comes back from outside of RAM
+            if memory.stats()["loads"] > 3:
+                break
+        assert out.left() > 3 and memory.stats()["loads"] > 3
         del got
-    assert memory.stats()["loads"] > 3
     memory.check_valid("full")
 
 

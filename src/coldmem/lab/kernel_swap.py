@@ -1,8 +1,8 @@
 """The kernel's compressed swap as a system to measure: zswap before a swap file, and zram as swap.
 
-Owns, inside `ready`: a memory cgroup, one swap area, and the setting of zswap; all of it is as it was
-before when the block is left, however that happens (short of SIGKILL). The undoing of each step is
-noted before the step is done. Needs root.
+Owns, inside `ready`: a memory cgroup, one swap area, and the setting of zswap; inside `limited`: the
+cgroup alone. All of it is as it was before when the block is left, however that happens (short of
+SIGKILL). The undoing of each step is noted before the step is done. Needs root.
 zswap runs as it is configured, its compressor and shrinker included; only "enabled" is changed. The
 swap area has the highest priority, so swap that the machine has already is not used by us.
 """
@@ -29,6 +29,21 @@ ZRAM_CODEC = "lz4"
 SWAP_TIMES = 2  # size of the swap area, in regions
 
 
+@contextmanager
+def limited(limit_bytes: int) -> Iterator[dict[str, Any]]:
+    """A memory cgroup of our own; the fields of a `Fence` that are about it."""
+    if os.geteuid() != 0:
+        raise EnvironmentFailure("a memory cgroup needs root")
+    group = MemoryGroup(limit_bytes)
+    try:
+        yield {
+            "join_path": str(group.join_path), "usage_path": str(group.usage_path),
+            "limit_path": str(group.limit_path), "no_limit": group.no_limit,
+        }
+    finally:
+        group.close()
+
+
 @dataclass(frozen=True, slots=True)
 class KernelSystem:
     """One of the two."""
@@ -42,7 +57,7 @@ class KernelSystem:
 
     @contextmanager
     def ready(self, region_bytes: int, limit_bytes: int) -> Iterator[dict[str, Any]]:
-        """Everything set up; the fields of a `Case` that are about it.
+        """Everything set up; the fields of a `Fence` that are about it.
 
         Parameters
         ----------
@@ -62,15 +77,9 @@ class KernelSystem:
             undo.enter_context(changing_swap())
             try:
                 fields = self._set_up(undo, region_bytes * SWAP_TIMES)
-                group = MemoryGroup(limit_bytes)
-                undo.callback(group.close)
             except OSError as error:
                 raise EnvironmentFailure(f"{error.filename}: {error.strerror}") from error
-            fields |= {
-                "join_path": str(group.join_path), "usage_path": str(group.usage_path),
-                "limit_path": str(group.limit_path), "no_limit": group.no_limit,
-            }
-            yield fields
+            yield fields | undo.enter_context(limited(limit_bytes))
 
     def _set_up(self, undo: ExitStack, swap_bytes: int) -> dict[str, Any]:
         if self.name == ZRAM:

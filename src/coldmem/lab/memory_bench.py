@@ -13,11 +13,7 @@ they took where this was measured before.
 from __future__ import annotations
 
 import itertools
-import json
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from coldmem.errors import EnvironmentFailure, InternalError, UsageError
+from coldmem.lab.child import KilledError, TooSlowError, run_child
 from coldmem.lab.kernel_swap import SYSTEMS, KernelSystem
 from coldmem.lab.memory_case import COLDMEM, PAGE_BYTES, Case
 from coldmem.lab.memory_corpora import KINDS, write_corpus
@@ -86,29 +83,17 @@ class Plan:
         return self.memory_max_bytes or int(self.region_bytes * EQUAL_SHARE[corpus])
 
 
-class _KilledError(Exception):
-    """The kernel killed a case of its own: it found nothing to take out of the cgroup."""
-
-
 def run_case(case: Case) -> dict[str, Any]:
     """Measure `case` in a process of its own."""
-    command = [sys.executable, "-m", "coldmem.lab.memory_case"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
-        try:
-            out, problem = child.communicate(case.to_json(), CASE_S_MAX)
-        finally:
-            child.kill()  # does nothing once it has ended
-    if child.returncode == -signal.SIGKILL and case.system != COLDMEM:
-        raise _KilledError
-    if child.returncode != 0:
-        raise InternalError(
-            f"{case.system}, {case.workload}: the case ended with {child.returncode}: "
-            f"{problem.strip()[-1500:] or 'no message'}"
-        )
-    found: dict[str, Any] = json.loads(out)
-    return found
+    what = f"{case.system}, {case.workload}"
+    try:
+        return run_child("coldmem.lab.memory_case", case.to_json(), what, CASE_S_MAX)
+    except TooSlowError as error:
+        raise EnvironmentFailure(str(error)) from None
+    except KilledError as error:
+        if case.system == COLDMEM:  # it has no cgroup of its own
+            raise InternalError(str(error)) from None
+        raise
 
 
 def run(plan: Plan, report: Report = lambda line: None) -> Result:
@@ -191,7 +176,7 @@ class _Bench:
             with system.ready(self._plan.region_bytes, limit_bytes) as fields:
                 try:
                     return self._run(corpus, replace(case, system=system.name, **fields))
-                except _KilledError:
+                except KilledError:
                     self._killed[system.name] = self._killed.get(system.name, 0) + 1
             self._report(f"{system.name}: killed for lack of memory in its cgroup; once more")
         raise EnvironmentFailure(

@@ -1,7 +1,6 @@
 """One case of ``bench memory``, in a process of its own: ``python -m coldmem.lab.memory_case``.
 
-Reads a `Case` as JSON from stdin, prints one object to stdout. Owns: the region, and the thread that
-samples how much memory the process has.
+Reads a `Case` as JSON from stdin, prints one object to stdout. Owns: the region.
 Guarantees: the footprint is the kernel's account of the process, less what it was before there was a
 region: interpreter, NumPy, corpus and counters are in neither side's figure. The corpus is a mapped
 file, so it is in no limit either. All pages are compared at the end.
@@ -13,30 +12,28 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from coldmem.errors import InternalError
 from coldmem.lab.drive import Timing, drive
+from coldmem.lab.footprint import Fence, KernelPool, Sampler
 from coldmem.lab.gate import Gate, percentile_ns
 from coldmem.lab.memory_work import PlainRegion, TouchWork
-from coldmem.linux.usage import anonymous_bytes, machine_bytes
+from coldmem.linux.usage import anonymous_bytes
 from coldmem.memory.memory import Memory
 
 PAGE_BYTES = 4096
-SAMPLE_S = 0.005
 COLDMEM, ZSWAP, ZRAM = "coldmem", "kernel-zswap", "kernel-zram"
 TOUCHES_PER_PAGE = {"hot_set": 4}  # of all threads together, where the pattern is random
 TOUCHES_PER_PAGE_ELSE = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class Case(Fence):
     """What the child is to do.
 
     Attributes
@@ -45,17 +42,6 @@ class Case:
         File with whole pages.
     memory_max_bytes, swap_max_bytes, unit_bytes, codec, delivery
         Of the Memory; `unit_bytes` None: the default of Memory. Not used by the kernel's systems.
-    join_path : str
-        ``cgroup.procs`` to write our number to; empty: none.
-    usage_path, limit_path : str
-        Files with the bytes that the cgroup holds, and those that it may hold.
-    no_limit : str
-        What to write to `limit_path` before the pages are compared: nothing is timed then, and in a
-        cgroup that is full of pages in use the kernel may find nothing to take out and kill us.
-    pool_path : str
-        ``mm_stat`` of the zram device; empty: zswap's lines of /proc/meminfo.
-    pool_charged : bool
-        The pool is in the cgroup's account already.
     """
 
     system: str
@@ -69,56 +55,9 @@ class Case:
     unit_bytes: int | None = None
     codec: str = "auto"
     delivery: str = "auto"
-    join_path: str = ""
-    usage_path: str = ""
-    limit_path: str = ""
-    no_limit: str = ""
-    pool_path: str = ""
-    pool_charged: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
-
-
-class Sampler:
-    """Peak of `footprint`, looked at every 5 ms by a thread, inside ``with``."""
-
-    def __init__(self, footprint: Callable[[], int]) -> None:
-        self.peak_bytes = 0
-        self._footprint = footprint
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        while not self._stop.wait(SAMPLE_S):
-            self.peak_bytes = max(self.peak_bytes, self._footprint())
-
-    def __enter__(self) -> Sampler:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.peak_bytes = max(self.peak_bytes, self._footprint())
-
-
-class KernelPool:
-    """What the kernel's compressed pool holds: bytes of pages, and bytes that they take."""
-
-    def __init__(self, case: Case) -> None:
-        self._zram = Path(case.pool_path) if case.pool_path else None
-        self._before = (0, 0)
-        self._before = self.sizes()
-
-    def sizes(self) -> tuple[int, int]:
-        """(original, used), less what was there when this was made."""
-        if self._zram is not None:
-            fields = self._zram.read_text().split()
-            found = int(fields[0]), int(fields[2])
-        else:
-            found = machine_bytes("Zswapped") or 0, machine_bytes("Zswap") or 0
-        return max(found[0] - self._before[0], 0), max(found[1] - self._before[1], 0)
 
 
 def _measure(work: TouchWork, case: Case, name: str) -> tuple[Timing, dict[str, Any]]:
@@ -204,15 +143,9 @@ def _run_coldmem(work: TouchWork, case: Case) -> dict[str, Any]:
 
 def _run_kernel(work: TouchWork, case: Case) -> dict[str, Any]:
     pool = KernelPool(case)
-    usage = Path(case.usage_path)
-    if case.join_path:
-        Path(case.join_path).write_text("0")  # 0: whoever writes
-
-    def footprint() -> int:
-        return int(usage.read_text()) + (0 if case.pool_charged else pool.sizes()[1])
-
+    case.join()
     work.attach(PlainRegion(case.region_bytes))
-    with Sampler(footprint) as sampler:
+    with Sampler(pool.footprint) as sampler:
         found = _workload(work, case, dict)
     original, used = pool.sizes()
     found |= {
@@ -222,8 +155,7 @@ def _run_kernel(work: TouchWork, case: Case) -> dict[str, Any]:
         "ratio": original / used if used else None,
         "footprint_peak_bytes": sampler.peak_bytes,
     }
-    if case.limit_path:
-        Path(case.limit_path).write_text(case.no_limit)
+    case.lift()
     _verify(work)
     return found
 

@@ -17,6 +17,12 @@ def process_cpu_s() -> tuple[float, float]:
     return usage.ru_utime, usage.ru_stime
 
 
+def process_faults() -> tuple[int, int]:
+    """Page faults of this process so far: those that waited for no data, and those that did."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_minflt, usage.ru_majflt
+
+
 def machine_cpu_s() -> float | None:
     """CPU seconds that the whole machine has used so far; None where /proc/stat does not say."""
     try:
@@ -41,12 +47,21 @@ def thread_cpu_s(native_id: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
+def _status_bytes(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise EnvironmentFailure(f"/proc/self/status has no {name}: this kernel is too old")
+
+
 def anonymous_bytes() -> int:
     """Anonymous memory of this process that is in RAM: what programs call their own."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise EnvironmentFailure("/proc/self/status has no RssAnon: this kernel is too old")
+    return _status_bytes("RssAnon")
+
+
+def swapped_bytes() -> int:
+    """Anonymous memory of this process that the kernel has swapped out, to wherever."""
+    return _status_bytes("VmSwap")
 
 
 def machine_bytes(name: str) -> int | None:

@@ -433,7 +433,8 @@ class Manager:
             ``array_bytes`` (of live arrays), ``hot_bytes`` (of pages in RAM), ``compressed_bytes``
             (pool), ``metadata_bytes``, ``footprint_bytes`` (their sum with free memory of the pool),
             ``footprint_peak_bytes``, ``memory_max_bytes``, ``swap_bytes`` (in the swap file), ``ratio``
-            (original bytes per byte of pool or swap file), and the counters of faults and reclaim.
+            (original bytes per byte as stored, in RAM and on disk), and the counters of faults and
+            reclaim. ``recompressed_bytes`` is one of these: it counts since the beginning.
         """
         self._open_check()
         return {

@@ -1,10 +1,10 @@
 """Reclaim: which units leave RAM, and how.
 
 A hand sweeps over the units in order of address, as a clock does. A unit has chances, which the hand
-takes away one by one: none for what a stream brought, one for the rest, three for what came back
-soon after it had left. So a scan goes through without driving out what is in use, and no work is done
-when a page is touched. Pool and hot pages share the limit; once less than a quarter of it is hot, the
-coldest of the pool go to the swap file instead of more pages into the pool.
+takes away one by one: three or fifteen for what came back soon after it had left, none for the rest. So
+a scan goes through without driving out what is in use, and no work is done when a page is touched. Pool
+and hot pages share the limit; once less than a quarter of it is hot, the coldest of the pool go to the
+swap file instead of more pages into the pool.
 
 A sweep works in batches, because what is dear is not the work on a page but the call: each makes
 the processors that run other threads of ours forget their translations. Steps:

@@ -62,7 +62,9 @@ def _measure(m, h):
     for i in range(m.z.shards_mask + 1):
         h.cold_loads += a64_load_rlx(cython.address(lru_at(m.z, i, GROUP_ROOT).cold_loads))
         h.units += a64_load_rlx(cython.address(lru_at(m.z, i, GROUP_ROOT).ram_units))
-        h.cold += a64_load_rlx(cython.address(m.z.shards[i].codec_units[m.z.cold_codec]))
+        h.cold += cython.cast(
+            uint64_t, a32_load_rlx(cython.address(lru_at(m.z, i, GROUP_ROOT).cold_units))
+        )
     if h.units and used // h.units < m.unit_bytes:
         a64_store_rlx(cython.address(m.cool_reach), used // GAIN // (m.unit_bytes - used // h.units))
 

@@ -56,7 +56,6 @@ from cython.cimports.coldmem.memory.state import (
     count,
     slot_of,
     unit_at,
-    word_chance,
     word_hint,
     word_level,
     word_seq,
@@ -75,7 +74,6 @@ from cython.cimports.libc.stdlib import malloc
 HELP_UNITS = cython.declare(uint64_t, 16)  # two steps of the readahead thread at 4K
 RUN_UNITS = cython.declare(uint32_t, 64)  # most of one run; words of them are on the stack
 PREDICTOR_HIGH = cython.declare(int32_t, 16)
-CHANCE_OTHER = cython.declare(uint64_t, 0)
 SEQ_SPAN = cython.declare(uint64_t, 0xFFFFFF)
 
 
@@ -237,13 +235,13 @@ def _serve_resident(m: MemoryP, p: PlaceP, unit: uint64_t, x: uint64_t, write: i
         count(cython.address(p.counts.write_faults), 1)
         if a32_load_rlx(cython.address(m.predictor)) < 4 * PREDICTOR_HIGH:
             a32_fetch_add_rel(cython.address(m.predictor), 1)
-        unit_unlock(m, unit, word_with_chance(word_with(x, RESIDENT), word_chance(x) | CHANCE_OTHER))
+        unit_unlock(m, unit, word_with(x, RESIDENT))
         return FAULT_OK
     if word_state(x) == RESIDENT and write:
         # Protected as a candidate, or because it lies between two of them.
         uffd_protect(m.fd, unit_at(m, unit), m.unit_bytes, False)
         count(cython.address(p.counts.write_faults), 1)
-        unit_unlock(m, unit, word_with_chance(word_with(x, RESIDENT), word_chance(x) | CHANCE_OTHER))
+        unit_unlock(m, unit, word_with(x, RESIDENT))
         return FAULT_OK
     count(cython.address(p.counts.spurious), 1)
     if word_state(x) == RESIDENT:
@@ -319,11 +317,9 @@ def fault_unit(m, unit, write, w):
         if run > 1 and charge(m, cython.cast(uint64_t, run - 1) << m.unit_shift):
             n += _gather(m, unit + 1, run - 1, state, words)
             uncharge(m, cython.cast(uint64_t, run - n) << m.unit_shift)
-        chance = 0  # part of a stream: it goes first
-        if run == 1:
-            chance = CHANCE_OTHER
-            if state == STORED:
-                chance = _chance_back(m, p, unit, x)
+        chance = 0  # new, or part of a stream: it goes first
+        if run == 1 and state == STORED:
+            chance = _chance_back(m, p, unit, x)
         return _load(m, p, unit, n, write == 1, chance, w)
 
 

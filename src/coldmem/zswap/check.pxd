@@ -13,6 +13,7 @@ cdef struct Sums:               # of one group, recounted from the entries
     uint64_t same_units
     uint64_t ram_units
     uint64_t raw_units
+    int32_t cold_units
     uint64_t disk_units
     uint64_t ram_bytes
     uint64_t disk_bytes

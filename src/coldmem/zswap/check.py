@@ -13,6 +13,7 @@ from cython.cimports.coldmem.zswap.group import group_below
 from cython.cimports.coldmem.zswap.index import index_find, slot_hash
 from cython.cimports.coldmem.zswap.lru import lru_at
 from cython.cimports.coldmem.zswap.state import (
+    CODEC_NONE,
     CODECS_MAX,
     ENTRY_DISK,
     ENTRY_FREE,
@@ -133,6 +134,7 @@ def check_entries(z, shard, sums, out):
             sums[e.group].same_units += 1
         elif e.state == ENTRY_RAM:
             sums[e.group].ram_units += 1
+            sums[e.group].cold_units += e.codec == z.cold_codec and e.codec != CODEC_NONE
             sums[e.group].ram_bytes += e.length
             if e.length == z.unit_bytes:
                 sums[e.group].raw_units += 1
@@ -171,6 +173,7 @@ def check_lrus(z, shard, sums, out):
         if (
             l.same_units != sums[g].same_units or l.ram_units != sums[g].ram_units
             or l.raw_units != sums[g].raw_units or l.disk_units != sums[g].disk_units
+            or l.cold_units != sums[g].cold_units
             or l.ram_bytes != sums[g].ram_bytes or l.disk_bytes != sums[g].disk_bytes
         ):
             return wrong(out, b"a count is not what recounting gives", shard, g, 0)

@@ -18,6 +18,8 @@ import cython
 from cython.cimports.coldmem.linux.atomic import (
     a32_fetch_add_acq_rel,
     a32_load_acq,
+    a32_load_rlx,
+    a32_store_rlx,
     a64_cas,
     a64_fetch_add_rlx,
     a64_load_rlx,
@@ -29,6 +31,7 @@ from cython.cimports.coldmem.zswap.group import group_uncharge
 from cython.cimports.coldmem.zswap.index import index_remove, shard_of, slot_hash
 from cython.cimports.coldmem.zswap.lru import count_add, lru_of, lru_remove
 from cython.cimports.coldmem.zswap.state import (
+    CODEC_NONE,
     ENTRY_DISK,
     ENTRY_FREE,
     ENTRY_RAM,
@@ -103,6 +106,10 @@ def entry_count(z, hash, e, sign):
         count_add(cython.address(l.ram_bytes), one * e.length)
         if e.length == z.unit_bytes:
             count_add(cython.address(l.raw_units), one)
+        if e.codec == z.cold_codec and e.codec != CODEC_NONE:
+            a32_store_rlx(
+                cython.address(l.cold_units), a32_load_rlx(cython.address(l.cold_units)) + sign
+            )
     else:
         count_add(cython.address(l.disk_units), one)
         count_add(cython.address(l.disk_bytes), one * swap_charge(z.swap, e.length))

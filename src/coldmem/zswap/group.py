@@ -19,6 +19,7 @@ Locks: none on charges. `group_make`, `group_remove`: Zswap.admin, then all cont
 import cython
 from cython.cimports.coldmem.linux.atomic import (
     a32_load_rlx,
+    a32_store_rlx,
     a64_cas,
     a64_fetch_add_rlx,
     a64_load_rlx,
@@ -211,6 +212,8 @@ def group_move_shard(z, shard, group, parent):
         src.head = 0
         src.tail = 0
         src.walk = 0
+        a32_store_rlx(cython.address(dst.cold_units), dst.cold_units + src.cold_units)
+        a32_store_rlx(cython.address(src.cold_units), 0)
     memory = (src.same_units + src.ram_units + src.disk_units) * METADATA_BYTES + src.ram_bytes
     group_uncharge_upto(z, group, parent, memory, src.ram_bytes, src.disk_bytes)
     for i in range(counts):

@@ -86,7 +86,7 @@ cdef struct GroupLru:           # 128 bytes
     uint64_t same_stores
     uint64_t cold_loads         # of what the cold codec packed
     uint32_t walk               # where recompression goes on; 0: at the tail
-    uint32_t fill
+    int32_t cold_units          # of ram_units: recompressed
 
 cdef struct Shard:
     Mutex lock                  # guards all of the shard, its GroupLrus and its linked entries

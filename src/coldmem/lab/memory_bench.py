@@ -37,8 +37,8 @@ EQUAL_SHARE = {"tree": 0.64, "num": 0.71}
 CASE_S_MAX = 900.0
 KILLED_MOST = 5
 SPREAD = ("fault_p50_us", "fault_p99_us", "access_mean_us", "mb_per_s")
-MEDIANS = ("ratio", "footprint_peak_bytes", "swap_file_bytes", "memory_max_bytes", "limit_bytes",
-           "user_s", "sys_s", "faults")
+MEDIANS = ("ratio", "ratio_idle", "footprint_peak_bytes", "swap_file_bytes", "memory_max_bytes",
+           "limit_bytes", "user_s", "sys_s", "faults")
 
 Report = Callable[[str], None]
 

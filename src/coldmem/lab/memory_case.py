@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -28,7 +29,8 @@ from coldmem.memory.memory import Memory
 
 PAGE_BYTES = 4096
 COLDMEM, ZSWAP, ZRAM = "coldmem", "kernel-zswap", "kernel-zram"
-TOUCHES_PER_PAGE = {"hot_set": 4}  # of all threads together, where the pattern is random
+IDLE_S = 4.0  # after a fill: what a system does with what stays cold when nothing else is done
+TOUCHES_PER_PAGE = {"hot_set": 16}  # of all threads together, where the pattern is random
 TOUCHES_PER_PAGE_ELSE = 2
 
 
@@ -115,6 +117,23 @@ def _workload(
     return found
 
 
+def _pool_sizes(memory: Memory) -> tuple[int, int]:
+    pool = memory.zswap.stats()
+    units = pool["units_ram"] + pool["units_same_filled"]
+    return units * pool["unit_bytes"], pool["pool_used_bytes"]
+
+
+def _ratios(case: Case, sizes: Callable[[], tuple[int, int]]) -> dict[str, float | None]:
+    """Original bytes per byte of the pool, now and, after a fill, once more when it has been idle."""
+    original, used = sizes()
+    found = {"ratio": original / used if used else None}
+    if case.workload == "fill":
+        time.sleep(IDLE_S)
+        original, used = sizes()
+        found["ratio_idle"] = original / used if used else None
+    return found
+
+
 def _run_coldmem(work: TouchWork, case: Case) -> dict[str, Any]:
     before = anonymous_bytes()
     options: dict[str, Any] = {"delivery": case.delivery, "codec": case.codec, "overcommit": True}
@@ -126,13 +145,11 @@ def _run_coldmem(work: TouchWork, case: Case) -> dict[str, Any]:
     with Sampler(lambda: anonymous_bytes() - before) as sampler:
         found = _workload(work, case, lambda: _counters(memory))
     stats = memory.stats()
-    pool = memory.zswap.stats()
-    original = (pool["units_ram"] + pool["units_same_filled"]) * pool["unit_bytes"]
+    found |= _ratios(case, lambda: _pool_sizes(memory))
     found |= {
         "delivery": memory.delivery,
         "unit_bytes": stats["unit_bytes"],
         "codec": case.codec,
-        "ratio": original / pool["pool_used_bytes"] if pool["pool_used_bytes"] else None,
         "footprint_peak_bytes": sampler.peak_bytes,
         "footprint_own_account_bytes": stats["footprint_peak_bytes"],
         "swap_file_bytes": stats["swap_bytes"],
@@ -147,12 +164,11 @@ def _run_kernel(work: TouchWork, case: Case) -> dict[str, Any]:
     work.attach(PlainRegion(case.region_bytes))
     with Sampler(pool.footprint) as sampler:
         found = _workload(work, case, dict)
-    original, used = pool.sizes()
+    found |= _ratios(case, pool.sizes)
     found |= {
         "delivery": "kernel",
         "unit_bytes": PAGE_BYTES,
         "codec": case.codec,
-        "ratio": original / used if used else None,
         "footprint_peak_bytes": sampler.peak_bytes,
     }
     case.lift()

@@ -65,8 +65,10 @@ GOALS = (
     Goal("fill beyond the limit, num", "num", "fill", 4.0),
     Goal("sequential scan, num", "num", "sequential", 7.0),
     Goal("random read, num", "num", "random", 2.0),
-    Goal("original bytes per byte of pool, tree", "tree", "fill", 1.15, "ratio"),
-    Goal("original bytes per byte of pool, num", "num", "fill", 1.6, "ratio"),
+    Goal("original bytes per byte of pool, tree, at once", "tree", "fill", 1.15, "ratio"),
+    Goal("the same after four idle seconds", "tree", "fill", 1.15, "ratio_idle"),
+    Goal("original bytes per byte of pool, num, at once", "num", "fill", 1.6, "ratio"),
+    Goal("the same after four idle seconds", "num", "fill", 1.6, "ratio_idle"),
 )
 EVERYWHERE = ("slowest of all workloads against the kernel", 1.0)
 DELIVERY = ("slowest of all workloads against sigbus", 0.8)

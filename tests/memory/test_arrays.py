@@ -278,3 +278,15 @@ def test_bad_arrays(make_memory: Make) -> None:
         memory.zeros(5, order="K")
     with pytest.raises(UsageError, match="madvise"):
         memory.madvise(memory.zeros(5), "perhaps")
+
+
+def test_without_a_cold_codec_nothing_is_dear_to_load(make_memory: Make) -> None:
+    """Copies of what could not be compressed are kept like others."""
+    memory = make_memory("32M", cold_codec=None)
+    a = memory.array(np.random.default_rng(1).integers(0, 256, 4 << 20, np.uint8))
+    memory.madvise(a, "random")
+    assert memory.evict(a) == 4 << 20
+    assert int(a[::4096].sum()) > 0
+    memory.check_valid()  # a handler that has let us go on may still be counting
+    assert memory.stats()["clean_bytes"] == 4 << 20
+    del a

@@ -6,8 +6,9 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -37,13 +38,15 @@ def run(stress: MemoryStress, seconds: float, workers: int, disturbers: int,
     for thread in crew:
         thread.start()
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if beside is not None:
-            beside()
-        time.sleep(0.02)
-    stress.stop_all()
-    for thread in crew:
-        thread.join()
+    try:
+        while time.monotonic() < end:
+            if beside is not None:
+                beside()
+            time.sleep(0.02)
+    finally:
+        stress.stop_all()
+        for thread in crew:
+            thread.join()
     assert not errors, errors
     return [sum(column) for column in zip(*results, strict=True)]
 
@@ -75,6 +78,133 @@ def test_one_unit_that_everybody_writes(make_memory: Make, stress_seconds: float
     memory.check_valid("full")
     assert memory.stats()["dropped"] > 1000
     del stress
+
+
+class Beside:
+    """Jobs that are called over and over, each in a thread of its own, until the with block ends."""
+
+    def __init__(self, *jobs: Callable[[], Any]) -> None:
+        self.stop = threading.Event()
+        self.errors: list[BaseException] = []
+        self.rounds = [0] * len(jobs)
+        self.crew = [
+            threading.Thread(target=self.again, args=pair) for pair in enumerate(jobs)
+        ]
+
+    def again(self, index: int, job: Callable[[], Any]) -> None:
+        try:
+            while not self.stop.is_set():
+                job()
+                self.rounds[index] += 1
+        except BaseException as error:
+            self.errors.append(error)
+
+    def __enter__(self) -> Self:
+        for thread in self.crew:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop.set()
+        for thread in self.crew:
+            thread.join()
+        assert not self.errors, self.errors
+        assert all(self.rounds)
+
+
+@pytest.mark.tsan
+@pytest.mark.parametrize("unit", [4 * KIB, 64 * KIB])
+def test_faults_beside_all_that_works_on_what_is_stored(
+    make_memory: Make, unit: int, stress_seconds: float
+) -> None:
+    """Recompression by hand and by its thread, writeback, copies given up, pins: all at once."""
+    memory = make_memory("12M", "96M", unit_bytes=unit, codec="lz4", cold_codec="zstd")
+    stress = MemoryStress(memory, [memory.allocate(8 * MIB) for _ in range(3)])
+    pinned = memory.zeros(32 * unit, np.uint8)
+    turn = 0
+
+    def pin() -> None:
+        nonlocal turn
+        with memory.pinned(pinned):
+            assert (pinned == turn % 256).all()
+            turn += 1
+            pinned[:] = turn % 256
+        memory.evict(pinned)
+
+    with Beside(
+        lambda: memory.zswap.recompress(all=True), lambda: memory.zswap.shrink("256K"), pin,
+        lambda: (memory.stats(), memory.zswap.stats(), memory.zswap.counters()),
+    ):
+        done, bad, _ = run(stress, stress_seconds, 3, 2, beside=memory.check_valid)
+    assert done > 0 and bad == 0 and stress.wrong() == 0
+    memory.check_valid("full")
+    stats = memory.stats()
+    assert stats["recompressed_bytes"] > 0 and stats["stripped"] > 0
+    assert memory.zswap.counters()["written_back_pages"] > 0
+    assert stats["failed"] == 0
+    del stress, pinned
+
+
+@pytest.mark.tsan
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU: there is no recompressor")
+def test_the_recompressor_beside_faults(make_memory: Make, stress_seconds: float) -> None:
+    """Most of it stays cold, and goes to its other form while threads work on the rest."""
+    memory = make_memory("24M", codec="lz4", cold_codec="zstd", overcommit=True)
+    rng = np.random.default_rng(1)
+    cold = memory.array(rng.integers(0, 16, 8 * MIB, np.uint8))
+    model = cold.copy()
+    stress = MemoryStress(memory, [memory.allocate(4 * MIB)])
+    memory.evict(cold)
+    _, bad, _ = run(stress, max(stress_seconds, 2), 2, 1)
+    assert bad == 0 and stress.wrong() == 0
+    end = time.monotonic() + 60
+    while not memory.stats()["recompressed_bytes"] and time.monotonic() < end:
+        time.sleep(0.1)
+    assert memory.stats()["recompressed_bytes"] > 0
+    assert np.array_equal(cold, model)
+    memory.check_valid("full")
+    del stress, cold
+
+
+@pytest.mark.tsan
+def test_memories_come_and_go_beside_faults(
+    make_memory: Make, stress_seconds: float, sanitized: str
+) -> None:
+    """A fault looks for its memory among all that there are."""
+    memory = make_memory("10M", "64M")
+    stress = MemoryStress(memory, [memory.allocate(8 * MIB) for _ in range(2)])
+
+    def other() -> None:
+        with warnings.catch_warnings():
+            if sanitized == "thread":  # its runtime blocks all signals while a handler is running
+                warnings.filterwarnings("ignore", "threads of this process block", RuntimeWarning)
+            beside = make_memory("8M")
+        a = beside.zeros(MIB, np.uint8)
+        a[::4096] = 1
+        assert beside.evict(a) and int(a.sum()) == 256
+        del a
+        beside.close()
+
+    _, bad, _ = run(stress, stress_seconds, 3, 1, beside=other)
+    assert bad == 0 and stress.wrong() == 0
+    memory.check_valid("full")
+    del stress
+
+
+@pytest.mark.tsan
+def test_full_checks_beside_arrays_that_come_and_go(
+    make_memory: Make, stress_seconds: float
+) -> None:
+    """Nobody is found half-way between having its addresses and having its units."""
+    memory = make_memory("16M", "64M")
+
+    def use() -> None:
+        for n in (1, 30, 2000):
+            memory.allocate(n * 4 * KIB)
+
+    with Beside(use, use, lambda: memory.check_valid("full")):
+        time.sleep(stress_seconds)
+    assert memory.stats()["arrays"] == 0
 
 
 def test_python_threads_with_numpy(make_memory: Make, run_threads: Callable[..., Any]) -> None:

@@ -212,3 +212,37 @@ def test_what_is_found_late_ends_the_program() -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("coldmem: memory_max of 1.0 MiB") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.tsan
+def test_threads_that_make_and_drop_arrays() -> None:
+    """What one thread gives back another takes, with its pages; and at the limit all of it goes."""
+    good("""
+        import threading
+        import numpy as np
+        whole.arm()
+        wrong = []
+        def work(seed):
+            rng = np.random.default_rng(seed)
+            kept = []
+            for turn in range(150):
+                n = int(rng.integers(40_000, 90_000))
+                a = np.full(n, seed * 1000 + turn)
+                b = a + 1
+                if not (b == seed * 1000 + turn + 1).all() or np.zeros(n).any():
+                    wrong.append((seed, turn))
+                if turn % 50 < 20:
+                    kept.append(b)
+                elif kept:
+                    b = kept.pop()
+                    if b[0] != b[-1]:
+                        wrong.append((seed, turn))
+                if turn % 25 == 0:
+                    whole.stats()
+        crew = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+        for t in crew: t.start()
+        for t in crew: t.join()
+        assert not wrong, wrong
+        assert whole.memory.stats()["dropped"] > 0
+        whole.memory.check_valid("full")
+    """)

@@ -45,8 +45,21 @@ static inline int signal_thread(int thread, int number, void *word) {
     return -1;
 #endif
 }
-/* The mask that the thread has again when its signal handler returns. */
-static inline void unblock_on_return(void *context, int number) {
-    sigdelset(&((ucontext_t *)context)->uc_sigmask, number);
+/* The handler of the signal that is never blocked. What we sent makes the thread unblock unblock_number:
+ * the mask in the handler's context is the one that it has again on return. The rest is glibc's. It runs
+ * in any thread, also in those of a sanitizer's runtime, which its instrumentation would end. */
+#ifdef __SANITIZE_THREAD__
+#define NOT_INSTRUMENTED __attribute__((no_sanitize_thread))
+#else
+#define NOT_INSTRUMENTED
+#endif
+static int unblock_number;
+static struct kernel_action unblock_next; /* whose the signal was before; constant once set */
+static NOT_INSTRUMENTED void unblock_handler(int number, siginfo_t *info, void *context) {
+    if (info->si_code == SI_QUEUE && info->si_value.sival_ptr == &unblock_number)
+        sigdelset(&((ucontext_t *)context)->uc_sigmask,
+                  __atomic_load_n(&unblock_number, __ATOMIC_ACQUIRE));
+    else if ((size_t)unblock_next.handler > 1) /* 0 and 1: nothing, and ignored */
+        unblock_next.handler(number, info, context);
 }
 #endif

@@ -18,7 +18,7 @@ import threading
 import time
 
 import cython
-from cython.cimports.coldmem.linux.atomic import a32_load_acq, a32_store_rel
+from cython.cimports.coldmem.linux.atomic import a32_store_rel
 from cython.cimports.libc.signal import SIGBUS
 from cython.cimports.libc.stdint import int32_t
 from cython.cimports.libc.string import memset
@@ -29,14 +29,11 @@ from cython.cimports.posix.signal import (
     SIG_UNBLOCK,
     sigaddset,
     sigemptyset,
-    siginfo_t,
 )
 
 PATIENCE_S = 1.0
 STEP_S = 0.002
 _there = cython.declare(int32_t, 0)  # our handler is
-_glibcs = cython.declare(kernel_action)
-_number = cython.declare(int32_t, 0)  # the signal to unblock
 
 
 def unblock_here(number):
@@ -49,34 +46,20 @@ def unblock_here(number):
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _on_signal(
-    number: cython.int, info: cython.pointer(siginfo_t), context: cython.p_void
-) -> cython.void:
-    if info.si_code == SI_QUEUE and info.si_value.sival_ptr == cython.cast(
-        cython.p_void, cython.address(_number)
-    ):
-        unblock_on_return(context, a32_load_acq(cython.address(_number)))
-    elif cython.cast(cython.size_t, _glibcs.handler) > 1:  # 0 and 1: nothing, and ignored
-        _glibcs.handler(number, info, context)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
 def _prepare() -> cython.bint:
     """Put our handler in front, if it is not there. False: it cannot be."""
-    global _there, _glibcs
+    global _there
     like: kernel_action  # one that glibc has made: it knows how to come back from a handler
     if _there:
         return True
     memset(cython.address(like), 0, cython.sizeof(kernel_action))
     if kernel_sigaction(SIGBUS, cython.NULL, cython.address(like)) != 0 or (
-        kernel_sigaction(SIGNAL_NEVER_BLOCKED, cython.NULL, cython.address(_glibcs)) != 0
+        kernel_sigaction(SIGNAL_NEVER_BLOCKED, cython.NULL, cython.address(unblock_next)) != 0
     ):
         return False
     if cython.cast(cython.size_t, like.handler) <= 1:
         return False
-    like.handler = _on_signal
+    like.handler = unblock_handler
     like.flags = (like.flags & KERNEL_RESTORER) | SA_SIGINFO | SA_RESTART | SA_ONSTACK
     like.mask = 0
     _there = kernel_sigaction(SIGNAL_NEVER_BLOCKED, cython.address(like), cython.NULL) == 0
@@ -111,7 +94,7 @@ def unblock_elsewhere(number):
     """
     told = set()
     end_s = time.monotonic() + PATIENCE_S
-    a32_store_rel(cython.address(_number), number)
+    a32_store_rel(cython.address(unblock_number), number)
     while True:
         left = blocking(number)
         left.pop(threading.get_native_id(), None)
@@ -119,5 +102,5 @@ def unblock_elsewhere(number):
             return sorted(left.values())
         for thread in left.keys() - told:
             told.add(thread)
-            signal_thread(thread, SIGNAL_NEVER_BLOCKED, cython.address(_number))
+            signal_thread(thread, SIGNAL_NEVER_BLOCKED, cython.address(unblock_number))
         time.sleep(STEP_S)

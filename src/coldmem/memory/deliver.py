@@ -54,21 +54,21 @@ _low = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFFF)  # all memories that ever we
 _high = cython.declare(uint64_t, 0)
 FOREIGN_TIMES = cython.declare(uint32_t, 16)
 _memories = cython.declare(uint64_t[64])
+# Where each lies: here, since who looks for another may look while one is closed, and made again.
+_lows = cython.declare(uint64_t[64])
+_highs = cython.declare(uint64_t[64])
 _table = cython.declare(Mutex)
 
 
 def memory_of(address):
     i: uint32_t
     m: MemoryP
-    base: uint64_t
     if address < a64_load_rlx(cython.address(_low)) or address >= a64_load_rlx(cython.address(_high)):
         return cython.NULL
     for i in range(MEMORIES_MAX):
         m = cython.cast(MemoryP, a64_load_acq(cython.address(_memories[i])))
-        if m == cython.NULL:
-            continue
-        base = cython.cast(uint64_t, m.base)
-        if base <= address < base + region_bytes(m):
+        if (m != cython.NULL and address >= a64_load_rlx(cython.address(_lows[i]))
+                and address < a64_load_rlx(cython.address(_highs[i]))):
             return m
     return cython.NULL
 
@@ -120,6 +120,8 @@ def deliver_add(m):
     a64_store_rlx(cython.address(_high), max(_high, base + region_bytes(m)))
     for i in range(MEMORIES_MAX):
         if _memories[i] == 0:
+            a64_store_rlx(cython.address(_lows[i]), base)
+            a64_store_rlx(cython.address(_highs[i]), base + region_bytes(m))
             a64_store_rel(cython.address(_memories[i]), cython.cast(uint64_t, m))
             done = 0
             break

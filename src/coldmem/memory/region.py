@@ -144,32 +144,49 @@ def _class_of(n: uint64_t, rounded: cython.pointer(uint64_t)) -> uint32_t:
 def region_alloc(m, nbytes):
     n: uint64_t = (nbytes + m.unit_bytes - 1) >> m.unit_shift
     length: uint64_t = 0
-    first: uint64_t
+    first: uint64_t = 0
     u: uint64_t
     c: uint32_t = _class_of(n, cython.address(length)) if n else 0
+    w: WorkContextP = context_get(m.z)  # or a check, or a fork, would see a run that is half made
+    if w == cython.NULL:
+        return cython.NULL
     # Counted before `closing` is looked at: whoever closes sees us, or we see that.
     a64_fetch_add(cython.address(m.arrays), 1)
-    if a32_load(cython.address(m.closing)) or n == 0 or n > m.units_max:
+    if a32_load(cython.address(m.closing)) or n == 0 or (
+        not _take(m, c, n, length, cython.address(first))
+    ):
         a64_fetch_add_rlx(cython.address(m.arrays), -1)
+        context_put(m.z, w)
         return cython.NULL
-    mutex_lock(cython.address(m.span.lock))
-    first = m.span.free[c]
-    if first:
-        first -= 1
-        m.span.free[c] = m.spans[first]
-    elif m.span.end + length <= m.units_max:
-        first = m.span.end
-        a64_store_rlx(cython.address(m.span.end), first + length)
-    else:
-        mutex_unlock(cython.address(m.span.lock))
-        a64_fetch_add_rlx(cython.address(m.arrays), -1)
-        return cython.NULL
-    m.spans[first] = n
-    mutex_unlock(cython.address(m.span.lock))
     for u in range(first, first + n):
         a64_store_rel(cython.address(m.words[u]), NONE)
     a64_fetch_add_rlx(cython.address(m.array_bytes), n << m.unit_shift)
+    context_put(m.z, w)
     return unit_at(m, first)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _take(m: MemoryP, c: uint32_t, n: uint64_t, length: uint64_t,
+          first: cython.pointer(uint64_t)) -> cython.bint:
+    """Addresses for n units: a free run of class c, or new ones. False: there are none."""
+    found: cython.bint = False
+    if n > m.units_max:
+        return False
+    mutex_lock(cython.address(m.span.lock))
+    if m.span.free[c]:
+        first[0] = m.span.free[c] - 1
+        m.span.free[c] = m.spans[first[0]]
+        found = True
+    elif m.span.end + length <= m.units_max:
+        first[0] = m.span.end
+        a64_store_rlx(cython.address(m.span.end), first[0] + length)
+        found = True
+    if found:
+        m.spans[first[0]] = n
+    mutex_unlock(cython.address(m.span.lock))
+    return found
 
 
 def region_size(m, start):
@@ -240,7 +257,6 @@ def region_free(m, start):
     n = m.spans[first]
     mutex_unlock(cython.address(m.span.lock))
     _empty(m, first, n, FREE, w)
-    context_put(m.z, w)
     c = _class_of(n, cython.address(length))
     mutex_lock(cython.address(m.span.lock))
     m.spans[first] = m.span.free[c]
@@ -248,6 +264,7 @@ def region_free(m, start):
     mutex_unlock(cython.address(m.span.lock))
     a64_fetch_add_rlx(cython.address(m.array_bytes), -(n << m.unit_shift))
     a64_fetch_add_rlx(cython.address(m.arrays), -1)
+    context_put(m.z, w)
 
 
 def region_pin(m, first, n):

@@ -4,7 +4,8 @@ Owns: a record per unit in ordinary memory, which says what must be in the unit.
 Each unit has two parts. Its first words are counters, one per worker, which only that worker reads and
 writes, with no lock: so many threads write to one unit at once, and an update that is lost in eviction
 is seen. The rest is a pattern that follows from the unit's number and version; whoever has the
-unit's lock checks or replaces it. Meanwhile disturbers evict, prefetch, pin, and make and free arrays.
+unit's lock checks or replaces it. Meanwhile disturbers evict, prefetch, pin, make and free arrays, and
+vote for and against keeping copies.
 Locks: `Block.lock`, tried only.
 """
 
@@ -17,6 +18,7 @@ from cython.cimports.coldmem.linux.atomic import (
     a64_load_acq,
 )
 from cython.cimports.coldmem.memory.fault import bring_in
+from cython.cimports.coldmem.memory.keep import keep_vote
 from cython.cimports.coldmem.memory.manager import Manager, manager_alloc
 from cython.cimports.coldmem.memory.reclaim import take_out
 from cython.cimports.coldmem.memory.region import region_free, region_pin, region_unpin
@@ -33,27 +35,35 @@ from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memset
 
 MIX = cython.declare(uint64_t, 0x9E3779B97F4A7C15)
+NIBBLES = cython.declare(uint64_t, 0x0F0F0F0F0F0F0F0F)
+VOTES = cython.declare(int32_t, 1024)  # twice: over the line, wherever it was
 RANGE_UNITS = cython.declare(uint32_t, 64)  # of one eviction or prefetch
 PIN_UNITS = cython.declare(uint32_t, 8)
 ARRAY_UNITS = cython.declare(uint32_t, 24)
 
 
 def fill_words(out, n, unit, version):
-    """A quarter of the units is one word over and over; the rest has 0 to 9 eighths of noise."""
+    """A quarter of the units is one word over and over; the rest has 0 to 9 eighths of noise.
+
+    A third of that is noise of four bits a byte, which only an entropy coder makes smaller.
+    """
     name: uint64_t = (cython.cast(uint64_t, unit) << 32) | version
     x: uint64_t = (name + 1) * MIX
     i: uint32_t
     noisy: uint32_t
+    mask: uint64_t = ~cython.cast(uint64_t, 0)
     x ^= x >> 29
     if x % 4 == 0:
         for i in range(n):
             out[i] = name
         return
     noisy = min(cython.cast(uint32_t, (x >> 8) % 10) * (n // 8), n)
+    if (x >> 16) % 3 == 0:
+        mask = NIBBLES
     memset(out, 0, n * 8)
     for i in range(noisy):
         x = (x ^ (x >> 29)) * MIX + 1
-        out[i] = x
+        out[i] = x & mask
     out[n - 1] = ~name
 
 
@@ -189,6 +199,8 @@ class MemoryStress:
         first: uint64_t
         what: uint32_t = cython.cast(uint32_t, x >> 8) % 8
         n: uint64_t = cython.cast(uint64_t, x >> 20) % RANGE_UNITS + 1
+        if (x >> 12) % 16 == 0:  # whether copies are kept changes all the time
+            keep_vote(self.m, VOTES if x >> 63 else -VOTES)
         if what == 6:
             self.disturb_pin(x, r)
             return
@@ -205,7 +217,7 @@ class MemoryStress:
         if what < 3:
             take_out(self.m, first, n, w)
         else:
-            bring_in(self.m, first, n, 0, w)
+            bring_in(self.m, first, n, x >> 40 & 3, w)
         context_put(self.m.z, w)
 
     def disturb_pin(self, x, r):

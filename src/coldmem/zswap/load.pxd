@@ -21,4 +21,5 @@ cdef int32_t load_disk(ZswapC *z, uint64_t slot, int64_t offset, uint32_t length
                        uint64_t sum, uint8_t *out, WorkContext *w) noexcept nogil
 cdef int32_t unpack(ZswapC *z, const uint8_t *src, uint32_t length, uint32_t codec, uint8_t *out,
                     WorkContext *w) noexcept nogil
-cdef void load_failed(ZswapC *z, uint64_t hash, uint32_t entry, uint8_t state) noexcept nogil
+cdef void load_failed(ZswapC *z, uint64_t hash, uint32_t entry, uint8_t state,
+                      bint cold) noexcept nogil

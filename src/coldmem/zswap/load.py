@@ -92,7 +92,7 @@ def zswap_load(z, slot, out, exclusive, w):
         l = lru_of(z, hash, e.group)
         if likely(state == ENTRY_RAM):
             count_add(cython.address(l.loads), 1)
-            w.cold_seen = codec == cython.cast(uint32_t, z.cold_codec)
+            w.cold_seen = codec != CODEC_NONE and codec == cython.cast(uint32_t, z.cold_codec)
             if w.cold_seen:
                 count_add(cython.address(l.cold_loads), 1)
         else:
@@ -108,7 +108,7 @@ def zswap_load(z, slot, out, exclusive, w):
         else:
             n = load_disk(z, slot, cython.cast(int64_t, body), length, codec, sum, out, w)
         if n < 0:
-            load_failed(z, hash, entry, state)
+            load_failed(z, hash, entry, state, w.cold_seen)
             entry_put(z, entry)
             return n
         if not exclusive:
@@ -123,7 +123,7 @@ def zswap_load(z, slot, out, exclusive, w):
             entry_put(z, entry)
             return n
         mutex_unlock(cython.address(s.lock))
-        load_failed(z, hash, entry, state)
+        load_failed(z, hash, entry, state, w.cold_seen)
         entry_put(z, entry)
 
 
@@ -183,7 +183,7 @@ def unpack(z, src, length, codec, out, w):
     return ZW_DECOMPRESS
 
 
-def load_failed(z, hash, entry, state):
+def load_failed(z, hash, entry, state, cold):
     """Take the load out of the counts again: they count what was handed out."""
     s: ShardP = shard_of(z, hash)
     l: GroupLruP
@@ -191,6 +191,8 @@ def load_failed(z, hash, entry, state):
     l = lru_of(z, hash, group_alive(z, z.entries[entry].group))
     if state == ENTRY_RAM:
         count_sub(cython.address(l.loads), 1)
+        if cold:
+            count_sub(cython.address(l.cold_loads), 1)
     else:
         count_sub(cython.address(l.disk_loads), 1)
     mutex_unlock(cython.address(s.lock))

@@ -50,7 +50,7 @@ SCAN = cython.declare(uint32_t, 64)  # entries looked at in one hold of a shard 
 
 def recompress_some(z, shard, group, scan, want, w, out):
     l: GroupLruP = lru_at(z, shard, group)
-    copy: Entry
+    copy: Cold
     old: Held
     entry: uint32_t
     n: cython.int
@@ -98,7 +98,11 @@ def _next(z, shard, l, scan, copy, out):
         if e.referenced & RECENT:
             e.referenced &= ~RECENT
         elif not e.cold and not e.writeback and e.codec != z.cold_codec:
-            copy[0] = e[0]
+            copy.slot = e.slot
+            copy.body = e.body
+            copy.length = e.length
+            copy.codec = e.codec
+            copy.group = e.group
             a32_fetch_add_acq(cython.address(e.refs), 1)
             break
         entry = 0

@@ -1,7 +1,8 @@
 """Write the README's table of figures from docs/results/*.json; ``--check`` only compares.
 
 A figure in the README is thus always one that a command printed. Files: ``engine.json`` is what
-``coldmem bench engine --json`` printed, ``locks.json`` what ``coldmem lab locks --json`` did.
+``coldmem bench engine --json`` printed, ``locks.json`` what ``coldmem lab locks --json`` did,
+``memory.json`` what ``coldmem bench memory --with-kernel --json`` did.
 """
 
 import json
@@ -26,6 +27,40 @@ def machine_line(machine: dict[str, Any]) -> str:
     named = [("cpu_model", "{}"), ("cpus", "{} CPUs"), ("kernel", "Linux {}"),
              ("python", "Python {}")]
     return ", ".join(form.format(machine[key]) for key, form in named if machine.get(key))
+
+
+def memory_cell(row: dict[str, Any] | None, kernel: list[dict[str, Any]]) -> str:
+    if row is None:
+        return ""
+    text = f"{row['mb_per_s']:.0f}"
+    if row in kernel or not kernel:
+        return text
+    best = max(kernel, key=lambda other: other["mb_per_s"])
+    runs = zip(row["mb_per_s_runs"], best["mb_per_s_runs"], strict=True)
+    return f"{text} ({statistics.median(a / b for a, b in runs):.1f})"
+
+
+def memory(data: dict[str, Any]) -> list[str]:
+    """MB/s of managed memory beside the kernel's, and how they compare."""
+    region, limit = (data["settings"][f"{name}_bytes"] >> 20 for name in ("region", "limit"))
+    out = [
+        f"MB/s of a region of {region} MiB touched page by page, as much RAM as the kernel's zswap and"
+        f" zram really take with a limit of {limit} MiB, and in brackets the median over repeats of the"
+        f" ratio to the better of the two ({machine_line(data['machine'])}):", "",
+        "| data | touches | threads | kernel zswap | kernel zram | coldmem, handler | coldmem, SIGBUS |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    places = [("kernel-zswap", "kernel"), ("kernel-zram", "kernel"), ("coldmem", "handler"),
+              ("coldmem", "sigbus")]
+    found: dict[tuple[Any, ...], dict[tuple[str, str], dict[str, Any]]] = {}
+    for row in data["rows"]:
+        cell = found.setdefault((row["corpus"], row["workload"], row["threads"]), {})
+        cell[row["system"], row["delivery"]] = row
+    for (corpus, workload, threads), cell in found.items():
+        kernel = [row for (system, _), row in cell.items() if system != "coldmem"]
+        shown = " | ".join(memory_cell(cell.get(place), kernel) for place in places)
+        out.append(f"| {corpus} | {workload} | {threads} | {shown} |")
+    return [*out, ""]
 
 
 def engine(data: dict[str, Any]) -> list[str]:
@@ -79,7 +114,7 @@ def locks(data: dict[str, Any]) -> list[str]:
 
 def figures() -> str:
     lines: list[str] = []
-    for name, make in (("engine", engine), ("locks", locks)):
+    for name, make in (("memory", memory), ("engine", engine), ("locks", locks)):
         data = load(name)
         if data is not None:
             lines += make(data)

@@ -15,6 +15,11 @@ FOLDER = Path(__file__).parents[1] / "results"
 NOTHING = "Nothing has been measured for this version yet."
 # Columns of files whose rows have more than fit on a page; ``:columns:`` says otherwise.
 COLUMNS = {
+    "memory": [
+        "corpus", "workload", "threads", "system", "delivery", "mb_per_s", "mb_per_s_min",
+        "mb_per_s_max", "fault_p50_us", "fault_p99_us", "access_mean_us", "ratio", "ratio_idle",
+        "footprint_peak_bytes", "memory_max_bytes",
+    ],
     "programs": [
         "program", "system", "seconds", "seconds_min", "seconds_max", "ratio_to_no_limit",
         "coldmem_ratio", "work_s", "work_ratio_to_no_limit", "coldmem_work_ratio",

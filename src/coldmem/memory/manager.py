@@ -129,7 +129,7 @@ class Manager:
         m.unit_bytes = unit_bytes
         m.unit_shift = (unit_bytes - 1).bit_length()
         m.limit_bytes = memory_max
-        reserve = min(max(memory_max // 100, MIB), 4 * MIB)
+        reserve = min(max(memory_max // 64, MIB), 4 * MIB)
         step = min(max(memory_max // 100, MIB), 4 * MIB)
         m.hard_bytes = memory_max - reserve
         m.low_bytes = m.hard_bytes - step

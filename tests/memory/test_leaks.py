@@ -225,6 +225,8 @@ WAYS = [everything, large_units, refusals, bad_arguments, other_threads, ended_t
 
 @pytest.mark.parametrize("way", WAYS)
 def test_nothing_is_left_after_close(delivery: str, way: Callable[[str], None]) -> None:
+    if ADDRESS_SANITIZER and way is forks:
+        pytest.skip("a child may find the sanitizer's allocator locked by a thread that it has not got")
     for _ in range(WARM):
         way(delivery)
     before = Used.now()

@@ -29,6 +29,8 @@ WARM, TIMES = 4, 16
 # Arenas of malloc and of Python's own allocator come and go: what has grown by less than this is no
 # leak. 128 KiB for each time, or one mapping for each second time, would be.
 RSS_MOST, MAPS_MOST = 2 * MIB, TIMES // 2
+# It keeps what was freed, to see who uses it: RAM and mappings say nothing then.
+ADDRESS_SANITIZER = os.environ.get("COLDMEM_SANITIZE") == "address"
 NOISE = np.random.default_rng(7).integers(0, 256, 10 * MIB, np.uint8)
 pytestmark = pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 
@@ -67,6 +69,8 @@ def assert_no_more(before: Used, rss_most: int = RSS_MOST, maps_most: int = MAPS
     assert after.descriptors == before.descriptors
     assert (after.swap_files, after.swap_blocks) == (before.swap_files, before.swap_blocks)
     assert after.threads == before.threads
+    if ADDRESS_SANITIZER:
+        return
     assert after.rss_bytes - before.rss_bytes < rss_most
     assert after.maps - before.maps < maps_most
 
@@ -221,6 +225,8 @@ WAYS = [everything, large_units, refusals, bad_arguments, other_threads, ended_t
 
 @pytest.mark.parametrize("way", WAYS)
 def test_nothing_is_left_after_close(delivery: str, way: Callable[[str], None]) -> None:
+    if ADDRESS_SANITIZER and way is forks:
+        pytest.skip("a child may find the sanitizer's allocator locked by a thread that it has not got")
     for _ in range(WARM):
         way(delivery)
     before = Used.now()
@@ -292,7 +298,7 @@ def test_arrays_that_come_and_go(delivery: str) -> None:
         blocks.append(Used.now().swap_blocks)
     assert max(blocks) * 512 <= memory.swap_max
     after = Used.now()
-    assert after.rss_bytes - before.rss_bytes < RSS_MOST
+    assert ADDRESS_SANITIZER or after.rss_bytes - before.rss_bytes < RSS_MOST
     assert (after.descriptors, after.threads) == (before.descriptors, before.threads)
     memory.close()
     assert Used.now().swap_blocks == before.swap_blocks - blocks[0]
@@ -349,6 +355,7 @@ def _name(fd: str) -> str:
         return ""
 
 
+@pytest.mark.skipif(ADDRESS_SANITIZER, reason="RAM that leaks is not seen")
 def test_a_leak_would_be_seen(delivery: str) -> None:
     """The bounds themselves: what each of them is for is noticed."""
     before = Used.now()

@@ -64,7 +64,7 @@ def cycle(delivery: str) -> None:
     memory.close()
 
 
-def test_twenty_cycles_leave_nothing(delivery: str) -> None:
+def test_twenty_cycles_leave_nothing(delivery: str, sanitized: str) -> None:
     for _ in range(2):
         cycle(delivery)  # libraries, NumPy's caches, arenas of malloc
     gc.collect()
@@ -74,8 +74,9 @@ def test_twenty_cycles_leave_nothing(delivery: str) -> None:
         cycle(delivery)
     gc.collect()
     assert (descriptors(), threading.active_count(), deleted_files()) == before
-    assert rss_bytes() - rss < 12 * MIB, "half a Memory's limit more than before"
-    assert mappings() - maps < 20
+    if sanitized != "address":  # that one keeps what was freed
+        assert rss_bytes() - rss < 12 * MIB, "half a Memory's limit more than before"
+        assert mappings() - maps < 20
 
 
 def test_a_memory_that_is_dropped_without_close(delivery: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from coldmem import Memory
-from coldmem.errors import ClosedError
+from coldmem.errors import ClosedError, UsageError
 
 Make = Callable[..., Memory]
 MIB = 1 << 20
@@ -94,6 +95,34 @@ def test_a_pool_outlives_the_block_and_the_memory(make_memory: Make) -> None:
     memory.close()
     assert pool.submit(np.ones, 100_000).result().sum() == 100_000
     pool.shutdown()
+
+
+@pytest.mark.tsan
+def test_closing_beside_threads_that_make_arrays(make_memory: Make) -> None:
+    """Up to some moment they come from here, and then from NumPy's own allocator; none is refused."""
+    for _ in range(3):
+        memory = make_memory("8M", "32M")
+        stop = threading.Event()
+
+        def make(stop: threading.Event = stop) -> None:
+            while not stop.is_set():
+                assert np.ones(100_000).sum() == 100_000
+                assert not np.zeros(100_000).any()
+                time.sleep(0.001)
+
+        with memory, ThreadPoolExecutor(2) as pool:
+            jobs = [pool.submit(make) for _ in range(2)]
+            end = time.monotonic() + 20
+            while not memory.closed and time.monotonic() < end:
+                try:
+                    memory.close()
+                except UsageError:
+                    pass
+            time.sleep(0.05)
+            stop.set()
+            for job in jobs:
+                job.result()
+        assert memory.closed
 
 
 def test_nested_blocks_and_exceptions(make_memory: Make) -> None:

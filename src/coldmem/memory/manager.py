@@ -246,8 +246,10 @@ class Manager:
         """
         if self.closed:
             return
-        a32_store(cython.address(self.c.closing), 1)  # from here on allocations fail
         live = a64_load(cython.address(self.c.arrays))
+        if not live:
+            a32_store(cython.address(self.c.closing), 1)  # from here on allocations fail
+            live = a64_load(cython.address(self.c.arrays))
         if live:
             a32_store(cython.address(self.c.closing), 0)
             size = format_bytes(a64_load_rlx(cython.address(self.c.array_bytes)))

@@ -9,7 +9,13 @@ Locks: none; the functions may be called without the GIL.
 """
 
 import cython
-from cython.cimports.coldmem.linux.atomic import a64_fetch_add_rlx, a64_load_rlx, a64_store_rlx
+from cython.cimports.coldmem.linux.atomic import (
+    a32_load_acq,
+    a64_fetch_add_rlx,
+    a64_load_acq,
+    a64_load_rlx,
+    a64_store_rlx,
+)
 from cython.cimports.coldmem.memory.manager import Manager, manager_alloc
 from cython.cimports.coldmem.memory.region import region_free, region_size
 from cython.cimports.coldmem.memory.spare import spare_drop, spare_put, spare_take
@@ -38,9 +44,29 @@ DEFAULT_HANDLER = cython.declare(cython.int, 306)
 @cython.inline
 @cython.exceptval(check=False)
 def _ours(h: HookP, p: cython.p_void) -> cython.bint:
+    """Once it is closed, nothing is."""
     at: uint64_t = cython.cast(uint64_t, p)
-    base: uint64_t = cython.cast(uint64_t, h.m.base)
-    return base <= at < base + (h.m.units_max << h.m.unit_shift)
+    units: uint64_t = a64_load_acq(cython.address(h.m.units_max))
+    base: uint64_t = a64_load_rlx(
+        cython.cast(cython.pointer(uint64_t), cython.address(h.m.base)))
+    return base <= at < base + (units << h.m.unit_shift)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.inline
+@cython.exceptval(check=False)
+def _closed(h: HookP) -> cython.bint:
+    """Closed, or about to be; a thread that was started before may still use the hook."""
+    return a32_load_acq(cython.address(h.m.closing)) != 0 or (
+        a64_load_acq(cython.address(h.m.units_max)) == 0)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _inner(h: HookP, size: uint64_t, zeros: cython.bint) -> cython.p_void:
+    return h.inner.calloc(h.inner.ctx, 1, size) if zeros else h.inner.malloc(h.inner.ctx, size)
 
 
 @cython.cfunc
@@ -49,13 +75,15 @@ def _ours(h: HookP, p: cython.p_void) -> cython.bint:
 def _take(h: HookP, size: uint64_t, zeros: cython.bint) -> cython.p_void:
     live: uint64_t
     p: cython.p_void = cython.NULL
-    if h.m.units_max == 0:  # closed, and a thread that was started before still uses the hook
-        return h.inner.malloc(h.inner.ctx, size)
+    if _closed(h):
+        return _inner(h, size, zeros)
     if not zeros:
         p = spare_take(h.m, cython.address(h.spares), size)
     if p == cython.NULL:
         p = manager_alloc(h.m, h.promise, size)
-    if p == cython.NULL and a64_load_rlx(cython.address(h.spares.bytes)):
+    if p == cython.NULL:
+        if _closed(h):  # just now
+            return _inner(h, size, zeros)
         spare_drop(h.m, cython.address(h.spares))
         p = manager_alloc(h.m, h.promise, size)
     if p == cython.NULL:
@@ -90,8 +118,6 @@ def _calloc(ctx: cython.p_void, count: cython.size_t, size: cython.size_t) -> cy
     if size and count > cython.cast(cython.size_t, -1) // size:
         return cython.NULL
     if count * size < h.threshold_bytes:
-        return h.inner.calloc(h.inner.ctx, count, size)
-    if h.m.units_max == 0:
         return h.inner.calloc(h.inner.ctx, count, size)
     return _take(h, count * size, True)
 

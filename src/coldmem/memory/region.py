@@ -102,16 +102,18 @@ def region_open(m, capacity_bytes, sigbus):
 
 def region_close(m):
     i: uint32_t
+    units: uint64_t = m.units_max
+    nbytes: uint64_t = region_bytes(m)
+    base: cython.p_void = m.base
+    a64_store_rel(cython.address(m.units_max), 0)  # from now on nothing is ours
+    a64_store_rlx(cython.cast(cython.pointer(uint64_t), cython.address(m.base)), 0)
     if m.fd >= 0:
         close(m.fd)
         m.fd = -1
-    memory_release(m.base, region_bytes(m))
-    memory_release(m.words, m.units_max * 8)
-    memory_release(m.spans, m.units_max * 8)
+    memory_release(base, nbytes)
+    memory_release(m.words, units * 8)
+    memory_release(m.spans, units * 8)
     memory_release(m.zeros, RUN_BYTES)
-    m.units_max = 0  # from now on nothing is ours, and nothing is handed out
-    m.base = cython.NULL
-    m.units_max = 0
     m.words = cython.NULL
     m.spans = cython.NULL
     m.zeros = cython.NULL

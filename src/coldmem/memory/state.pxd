@@ -92,11 +92,11 @@ cdef struct Span:               # free runs of units, by class of length
 cdef struct MemoryC:
     # constant once made
     ZswapC *z
-    uint8_t *base
+    uint8_t *base               # until it is closed: atomic for the hook, which looks then, too
     uint64_t *words             # one per unit
     uint64_t *spans             # at the first unit of a span: its length; while free: the next one
     uint8_t *zeros              # RUN_BYTES of zeros
-    uint64_t units_max
+    uint64_t units_max          # as base
     uint64_t unit_bytes
     uint32_t unit_shift
     int32_t fd

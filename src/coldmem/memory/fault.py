@@ -34,7 +34,6 @@ from cython.cimports.coldmem.memory.state import (
     AHEAD_AWAKE,
     AHEAD_BYTES,
     AHEAD_NONE,
-    CHANCE_MASK,
     CLEAN,
     FAULT_CLOSED,
     FAULT_FOREIGN,
@@ -259,7 +258,7 @@ def _serve_resident(m: MemoryP, p: PlaceP, unit: uint64_t, x: uint64_t, write: i
 @cython.inline
 @cython.exceptval(check=False)
 def _chance_back(m: MemoryP, p: PlaceP, unit: uint64_t, x: uint64_t) -> uint64_t:
-    """Sweeps that a unit is spared which comes back, and is locked: 0, 3, 15, 15 by its level.
+    """Sweeps that a unit is spared which comes back, and is locked: 0, 3, 15, 63 by its level.
 
     It rises when it left so lately that RAM would hold it, had something else gone; else it falls.
     """
@@ -271,7 +270,7 @@ def _chance_back(m: MemoryP, p: PlaceP, unit: uint64_t, x: uint64_t) -> uint64_t
     else:
         level -= level > 0
     a64_store_rlx(cython.address(m.words[unit]), word_with_level(x, level) | LOCK)
-    return min((cython.cast(uint64_t, 1) << (2 * level)) - 1, CHANCE_MASK)
+    return (cython.cast(uint64_t, 1) << (2 * level)) - 1
 
 
 def fault_unit(m, unit, write, w):

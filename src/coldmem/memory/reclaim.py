@@ -1,7 +1,7 @@
 """Reclaim: which units leave RAM, and how.
 
 A hand sweeps over the units in order of address, as a clock does. A unit has chances, which the hand
-takes away one by one: three or fifteen for what came back soon after it had left, none for the rest. So
+takes away one by one: 3, 15 or 63 for what came back soon after it had left, none for the rest. So
 a scan goes through without driving out what is in use, and no work is done when a page is touched. Pool
 and hot pages share the limit; once less than a quarter of it is hot, the coldest of the pool go to the
 swap file instead of more pages into the pool.
@@ -31,6 +31,7 @@ from cython.cimports.coldmem.linux.atomic import (
     a32_load_acq,
     a32_load_rlx,
     a32_store_rel,
+    a32_store_rlx,
     a64_cas,
     a64_fetch_add_rlx,
     a64_load_rlx,
@@ -80,7 +81,8 @@ from cython.cimports.coldmem.zswap.store import zswap_store
 from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import malloc
 
-ROUNDS = cython.declare(uint64_t, 4)  # times round without success before giving up
+ROUNDS = cython.declare(uint64_t, 8)  # times round without success before giving up
+BARREN = cython.declare(int32_t, 8)  # fruitless sweeps after which chances are halved: all is warm
 WINDOW_ROUNDS = cython.declare(uint64_t, 16)
 PATIENCE_NS = cython.declare(uint64_t, 100_000_000)
 NAP_NS = cython.declare(cython.longlong, 50_000)
@@ -130,6 +132,7 @@ def _pick(m, p, first, last, want, force, w):
     state: uint64_t
     n: uint32_t = 0
     exclusive: cython.bint = a32_load_rlx(cython.address(m.exclusive)) != 0
+    barren: cython.bint = a32_load_rlx(cython.address(m.barren)) > BARREN
     for u in range(first, last):
         x = a64_load_rlx(cython.address(m.words[u]))
         state = word_state(x)
@@ -145,7 +148,7 @@ def _pick(m, p, first, last, want, force, w):
                 continue
             # If this fails, somebody is working on the unit: it is warm.
             a64_cas(cython.address(m.words[u]), x,
-                    word_with_chance(x, word_chance(x) - 1))
+                    word_with_chance(x, word_chance(x) >> 1 if barren else word_chance(x) - 1))
             continue
         p.units[n] = cython.cast(uint32_t, u)
         n += 1
@@ -299,6 +302,7 @@ def sweep(m, want, w):
     hot: uint64_t = a64_load_rlx(cython.address(m.hot_bytes)) >> m.unit_shift
     window: uint64_t
     first: uint64_t
+    gone: uint32_t
     if p == cython.NULL or end == 0:
         return 0
     if hot <= a64_load_rlx(cython.address(m.pinned_units)) + LEFT_UNITS:
@@ -307,7 +311,13 @@ def sweep(m, want, w):
     window = cython.cast(uint64_t, want) * end // (hot + 1) + want
     window = min(window, WINDOW_UNITS, end)
     first = a64_fetch_add_rlx(cython.address(m.hand), window) % end
-    return _work(m, p, _pick(m, p, first, min(first + window, end), want, False, w), False, w)
+    gone = _work(m, p, _pick(m, p, first, min(first + window, end), want, False, w), False, w)
+    if gone:
+        if a32_load_rlx(cython.address(m.barren)):
+            a32_store_rlx(cython.address(m.barren), 0)
+    elif a32_load_rlx(cython.address(m.barren)) <= BARREN:
+        a32_fetch_add_rel(cython.address(m.barren), 1)
+    return gone
 
 
 def take_out(m, first, n, w):

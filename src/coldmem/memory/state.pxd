@@ -10,7 +10,7 @@ from coldmem.linux.lock cimport Mutex, RwLock
 from coldmem.zswap.state cimport CONTEXTS_MAX, ZswapC
 
 # One word per unit, changed by compare-and-swap:
-#   pins:16 at 48 | evicted:24 at 16 | hint:2 at 12 | chance:4 at 8 | level:2 at 5 | PROTECTED | LOCK
+#   pins:16 at 48 | evicted:24 at 16 | hint:2 at 14 | chance:6 at 8 | level:2 at 5 | PROTECTED | LOCK
 #   | state:3
 # All but pins changes under LOCK only, chance excepted, which the sweep lowers without it.
 cdef enum State:
@@ -27,8 +27,8 @@ cdef enum:
     LEVEL_SHIFT = 5             # how often it came back soon after it had left, of late
     LEVEL_MASK = 3
     CHANCE_SHIFT = 8            # sweeps that it is still spared
-    CHANCE_MASK = 15
-    HINT_SHIFT = 12
+    CHANCE_MASK = 63
+    HINT_SHIFT = 14
     HINT_MASK = 3
     SEQ_SHIFT = 16
     SEQ_MASK = 0xFFFFFF
@@ -122,6 +122,7 @@ cdef struct MemoryC:
     int64_t no_room_bytes       # nothing could be freed: so much may be charged before the next try
     int32_t predictor           # > 0: what is loaded tends to be written
     int32_t keep_score          # copies of loaded units: reused, less refaults that their room costs
+    int32_t barren              # sweeps in a row in which nothing could go
     int32_t exclusive           # 1: they are not kept, and those of warm units are given up
     int32_t reclaimer           # futex: Reclaimer
     int32_t reclaimer_runs

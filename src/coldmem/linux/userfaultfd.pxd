@@ -74,5 +74,6 @@ cdef int uffd_protect(int fd, void *start, uint64_t nbytes, bint on) noexcept no
 cdef int uffd_wake(int fd, void *start, uint64_t nbytes) noexcept nogil
 # Whoever touches the range from now on gets SIGBUS, waiting threads included.
 cdef int uffd_poison(int fd, void *start, uint64_t nbytes) noexcept nogil
-# Wait for a fault: 1 with *address and *flags (FAULT_*), 0 for something else, -errno.
-cdef int uffd_read(int fd, uint64_t *address, uint64_t *flags) noexcept nogil
+# Wait for a fault: 1 with *address, *flags (FAULT_*) and the number of its thread, 0 for something else,
+# -errno.
+cdef int uffd_read(int fd, uint64_t *address, uint64_t *flags, uint32_t *thread) noexcept nogil

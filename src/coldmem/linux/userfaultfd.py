@@ -9,7 +9,7 @@ import os
 import cython
 from cython.cimports.coldmem.linux.atomic import sched_yield, userfaultfd_syscall
 from cython.cimports.libc.errno import EAGAIN, EEXIST, EINTR, errno
-from cython.cimports.libc.stdint import int32_t, uint64_t
+from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.posix.fcntl import O_CLOEXEC, O_RDONLY, open
 from cython.cimports.posix.ioctl import ioctl
 from cython.cimports.posix.unistd import close, read
@@ -64,7 +64,7 @@ def uffd_open(sigbus, rights):
             error = fd
             continue
         a.api = API
-        a.features = FEATURE_WP | (FEATURE_SIGBUS if sigbus else 0)
+        a.features = FEATURE_WP | (FEATURE_SIGBUS if sigbus else FEATURE_THREAD_ID)
         a.ioctls = 0
         if ioctl(fd, IOC_API, cython.address(a)) == 0:
             rights[0] = RIGHTS_USER if way == 2 else RIGHTS_FULL
@@ -141,7 +141,7 @@ def uffd_poison(fd, start, nbytes):
     return 0 if ioctl(fd, IOC_POISON, cython.address(p)) == 0 else -errno
 
 
-def uffd_read(fd, address, flags):
+def uffd_read(fd, address, flags, thread):
     m: UffdMessage
     n: cython.Py_ssize_t = read(fd, cython.address(m), cython.sizeof(UffdMessage))
     if n < 0:
@@ -150,6 +150,7 @@ def uffd_read(fd, address, flags):
         return 0
     address[0] = m.address
     flags[0] = m.flags & 3
+    thread[0] = cython.cast(uint32_t, m.thread)
     return 1
 
 

@@ -16,7 +16,7 @@ cdef MemoryC *deliver_memory(uint32_t i) noexcept nogil
 # The memory that an address lies in, or NULL. Safe in a signal handler.
 cdef MemoryC *memory_of(uint64_t address) noexcept nogil
 # The loop of a handler thread; returns when m.stop is set and one more fault comes.
-cdef void handler_loop(MemoryC *m) noexcept nogil
+cdef void handler_loop(MemoryC *m, uint32_t cpu) noexcept nogil
 cdef void explain(int32_t result) noexcept nogil
 # Take SIGBUS; with the table locked. 0: it was ours.
 cdef int install() noexcept nogil

@@ -34,6 +34,7 @@ from cython.cimports.coldmem.linux.userfaultfd import (
     uffd_wake,
 )
 from cython.cimports.coldmem.memory.fault import fault_serve
+from cython.cimports.coldmem.memory.follow import follow_fault, follow_wait
 from cython.cimports.coldmem.memory.region import region_bytes
 from cython.cimports.coldmem.memory.sigbus import sigbus_give_back, sigbus_pass_on, sigbus_take
 from cython.cimports.coldmem.memory.state import (
@@ -161,16 +162,21 @@ def deliver_remove(m):
     mutex_unlock(cython.address(_table))
 
 
-def handler_loop(m):
+def handler_loop(m, cpu):
     address: uint64_t = 0
     flags: uint64_t = 0
+    thread: uint32_t = 0
+    served: uint32_t = 0
     got: cython.int
     result: int32_t
     strange: uint64_t = 0
     times: uint32_t = 0
     end: uint64_t = cython.cast(uint64_t, m.base) + (m.units_max << m.unit_shift)
     while True:
-        got = uffd_read(m.fd, cython.address(address), cython.address(flags))
+        follow_wait(m, cpu)
+        got = uffd_read(
+            m.fd, cython.address(address), cython.address(flags), cython.address(thread)
+        )
         if got < 0:
             return
         if got == 0:
@@ -182,6 +188,7 @@ def handler_loop(m):
                 return
             continue
         result = fault_serve(m, address, 1 if flags & (FAULT_WRITE | FAULT_WP) else 0)
+        follow_fault(m, thread, cython.address(served))
         if result == FAULT_FOREIGN:
             # The message may be old: another thread's readahead has served it meanwhile, and the array
             # is freed. A thread that really touches what is not ours does it again once woken.

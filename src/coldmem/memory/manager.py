@@ -30,6 +30,7 @@ from cython.cimports.coldmem.memory.cool import cool_stop
 from cython.cimports.coldmem.memory.deliver import deliver_add, deliver_remove
 from cython.cimports.coldmem.memory.extent import Extent, Pin
 from cython.cimports.coldmem.memory.fault import bring_in
+from cython.cimports.coldmem.memory.follow import follow_begin, follow_end
 from cython.cimports.coldmem.memory.reclaim import reclaimer_stop, take_out
 from cython.cimports.coldmem.memory.region import (
     region_alloc,
@@ -204,7 +205,9 @@ class Manager:
         return self.c.lost
 
     def _start_handlers(self):
-        for number, cpu in enumerate(sorted(os.sched_getaffinity(0))[:64]):
+        cpus = sorted(os.sched_getaffinity(0))[:64]
+        follow_begin(self.c, sum({1 << (cpu & 63) for cpu in cpus}))
+        for number, cpu in enumerate(cpus):
             self._thread(f"faults-{number}", cpu)
 
     def _keep(self):
@@ -221,6 +224,7 @@ class Manager:
             a32_store_rel(cython.address(m.stop), 1)
             futex_wake(cython.address(m.stop), 0x7FFFFFFF)
             reclaimer_stop(m)
+            follow_end(m)
             ahead_stop(m)
             cool_stop(m)
             for i in range(n):

@@ -120,6 +120,11 @@ cdef struct MemoryC:
     uint64_t arrays
     uint64_t peak_bytes         # of the footprint
     int64_t no_room_bytes       # nothing could be freed: so much may be charged before the next try
+    uint64_t handlers           # a bit for each CPU that has a handler thread; constant once they run
+    uint64_t readers            # of these: who waits for faults; see follow.py
+    int32_t readers_turn        # futex: changes with it
+    int32_t faulter             # thread of the last fault
+    int32_t faulter_same        # looks since another one faulted
     int32_t predictor           # > 0: what is loaded tends to be written
     int32_t keep_score          # copies of loaded units: reused, less refaults that their room costs
     int32_t barren              # sweeps in a row in which nothing could go

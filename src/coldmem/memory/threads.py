@@ -27,7 +27,7 @@ class Runner:
         if self.cpu >= 0:
             os.sched_setaffinity(threading.get_native_id(), {self.cpu})
             with cython.nogil:
-                handler_loop(self.c)
+                handler_loop(self.c, self.cpu & 63)
         elif self.cpu == READ_AHEAD:
             with cython.nogil:
                 ahead_loop(self.c)

@@ -6,7 +6,7 @@ is not the same any more. Where faults follow one another, the next units come a
 each time.
 
 Guarantees: two threads that fault on one unit do the work once; room is made before the unit is
-locked, so nobody who holds a unit waits for room. Nothing here allocates memory after a context's
+locked, so no fault waits for room with a unit in hand. Nothing here allocates memory after a context's
 first use, calls into Python, or takes a lock that a thread could hold while it touches an array.
 A unit whose copy cannot be read stays as it is.
 Locks: see state.pxd.

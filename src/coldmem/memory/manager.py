@@ -1,6 +1,6 @@
 """A Memory without NumPy: the limit, the Zswap behind it, its threads, and runs of units.
 
-Owns: the C side (state.pxd, where the lock order stands), the Zswap, the reclaimer and handler threads.
+Owns: the C side (state.pxd, where the lock order stands), the Zswap, and the threads (threads.py).
 Guarantees: an allocation is refused (MemoryLimitError) when its content might find no place, in RAM
 and swap file together, whatever it is, so that later a page can always be served; `overcommit`
 gives that up for data that is known to compress.

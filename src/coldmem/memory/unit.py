@@ -1,4 +1,5 @@
-"""The lock of a unit: a bit of its word, held for one compression or one system call.
+"""The lock of a unit: a bit of its word, held for one compression, one read from disk or one system
+call; longer only where a store finds the pool full and writes some of it back.
 
 Guarantees: a holder waits for no other unit of a lower address and for no thread that faults, so
 waiting ends. Takes no other lock.

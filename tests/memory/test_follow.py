@@ -25,6 +25,7 @@ def read_all(array: np.ndarray, times: int) -> None:
         assert np.array_equal(array[order], WANT[order])
 
 
+@pytest.mark.tsan
 def test_one_thread_that_moves() -> None:
     with_memory(lambda array: move_and_read(array))
 
@@ -40,6 +41,7 @@ def move_and_read(array: np.ndarray) -> None:
     in_threads([run])
 
 
+@pytest.mark.tsan
 def test_one_thread_then_many_then_one() -> None:
     def work(array: np.ndarray) -> None:
         for number in (1, 6, 1, 3):
@@ -48,6 +50,7 @@ def test_one_thread_then_many_then_one() -> None:
     with_memory(work)
 
 
+@pytest.mark.tsan
 def test_it_closes_while_only_one_handler_waits() -> None:
     for _ in range(5):
         with_memory(lambda array: read_all(array, 2))

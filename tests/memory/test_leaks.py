@@ -1,7 +1,8 @@
 """Memory, disk, descriptors, threads and mappings are back where they were, whatever was done meanwhile.
 
-Each way of use is a function that opens a Memory and closes it. It runs some times to warm up, and then
-so often that what one run might leave behind, even half a unit of RAM, passes the bounds.
+Each way of use is a function that opens a Memory and closes it. It runs so often that what one run might
+leave behind, even half a unit of RAM, passes the bounds; and a leak grows in every round of that, where
+the arenas of an allocator come and stay. So RAM and mappings must hold still in one round of several.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from coldmem.errors import CorruptDataError, MemoryLimitError, UsageError
 from coldmem.linux.userfaultfd import rights_here
 
 MIB = 1 << 20
-WARM, TIMES = 4, 16
-# Arenas of malloc and of Python's own allocator come and go: what has grown by less than this is no
-# leak. 128 KiB for each time, or one mapping for each second time, would be.
+ROUNDS, TIMES = 6, 16
+# Arenas of malloc and of Python's own allocator come and go: what has grown by less than this in one
+# round is no leak. 128 KiB for each time, or one mapping for each second time, would be.
 RSS_MOST, MAPS_MOST = 2 * MIB, TIMES // 2
 # It keeps what was freed, to see who uses it: RAM and mappings say nothing then.
 ADDRESS_SANITIZER = os.environ.get("COLDMEM_SANITIZE") == "address"
@@ -64,15 +65,36 @@ class Used:
             len(descriptors), len(os.listdir("/proc/self/task")), files, blocks)
 
 
-def assert_no_more(before: Used, rss_most: int = RSS_MOST, maps_most: int = MAPS_MOST) -> None:
-    after = Used.now()
+def assert_exact(before: Used, after: Used) -> None:
+    """What no allocator holds back: descriptors, swap files and their blocks, threads."""
     assert after.descriptors == before.descriptors
     assert (after.swap_files, after.swap_blocks) == (before.swap_files, before.swap_blocks)
     assert after.threads == before.threads
-    if ADDRESS_SANITIZER:
-        return
-    assert after.rss_bytes - before.rss_bytes < rss_most
-    assert after.maps - before.maps < maps_most
+
+
+def grown(before: Used, after: Used) -> str:
+    """What has grown past its bound, in words; empty where nothing has."""
+    rss, maps = after.rss_bytes - before.rss_bytes, after.maps - before.maps
+    if ADDRESS_SANITIZER or (rss < RSS_MOST and maps < MAPS_MOST):
+        return ""
+    return f"{rss} bytes, {maps} mappings"
+
+
+def assert_settles(use: Callable[[], object], times: int = TIMES) -> None:
+    """In one of the rounds nothing grows; what must be back at once is back after each of them."""
+    use()
+    before = start = Used.now()
+    seen = []
+    for _ in range(ROUNDS):
+        for _ in range(times):
+            use()
+        after = Used.now()
+        assert_exact(start, after)
+        seen.append(grown(before, after))
+        if not seen[-1]:
+            return
+        before = after
+    raise AssertionError(f"grows in every round of {times}: {'; '.join(seen)}")
 
 
 def opened(delivery: str, swap_max: str = "32M", **options: object) -> Memory:
@@ -227,12 +249,7 @@ WAYS = [everything, large_units, refusals, bad_arguments, other_threads, ended_t
 def test_nothing_is_left_after_close(delivery: str, way: Callable[[str], None]) -> None:
     if ADDRESS_SANITIZER and way is forks:
         pytest.skip("a child may find the sanitizer's allocator locked by a thread that it has not got")
-    for _ in range(WARM):
-        way(delivery)
-    before = Used.now()
-    for _ in range(TIMES):
-        way(delivery)
-    assert_no_more(before)
+    assert_settles(lambda: way(delivery))
 
 
 def test_the_other_delivery_in_between(delivery: str) -> None:
@@ -251,12 +268,7 @@ def test_the_other_delivery_in_between(delivery: str) -> None:
         for memory in (one, two) if delivery == "handler" else (two, one):
             memory.close()
 
-    for _ in range(WARM):
-        way()
-    before = Used.now()
-    for _ in range(TIMES):
-        way()
-    assert_no_more(before)
+    assert_settles(way)
     assert signal.getsignal(signal.SIGBUS) == before_handler
 
 
@@ -290,18 +302,17 @@ def test_arrays_that_come_and_go(delivery: str) -> None:
     for seed in range(20):
         fill(seed)
     before = Used.now()
-    blocks = [before.swap_blocks]
-    for _ in range(3):
+    rounds = [before]
+    while len(rounds) < 4 or (len(rounds) <= ROUNDS and grown(*rounds[-2:])):
         for seed in range(20):
             fill(seed)
         wait_until_empty(memory)
-        blocks.append(Used.now().swap_blocks)
-    assert max(blocks) * 512 <= memory.swap_max
-    after = Used.now()
-    assert ADDRESS_SANITIZER or after.rss_bytes - before.rss_bytes < RSS_MOST
-    assert (after.descriptors, after.threads) == (before.descriptors, before.threads)
+        rounds.append(Used.now())
+    assert max(used.swap_blocks for used in rounds) * 512 <= memory.swap_max
+    assert not grown(*rounds[-2:])
+    assert (rounds[-1].descriptors, rounds[-1].threads) == (before.descriptors, before.threads)
     memory.close()
-    assert Used.now().swap_blocks == before.swap_blocks - blocks[0]
+    assert Used.now().swap_blocks == 0
 
 
 def test_blocks_and_threads_that_come_and_go(delivery: str) -> None:
@@ -320,11 +331,7 @@ def test_blocks_and_threads_that_come_and_go(delivery: str) -> None:
             thread.join()
         memory.evict(a)
 
-    use()
-    before = Used.now()
-    for _ in range(4):
-        use()
-    assert_no_more(before)
+    assert_settles(use, times=4)
     assert memory.stats()["pinned_bytes"] == 0 and memory.stats()["arrays"] == 1
     del a
     memory.close()
@@ -358,13 +365,15 @@ def _name(fd: str) -> str:
 @pytest.mark.skipif(ADDRESS_SANITIZER, reason="RAM that leaks is not seen")
 def test_a_leak_would_be_seen(delivery: str) -> None:
     """The bounds themselves: what each of them is for is noticed."""
-    before = Used.now()
-    kept = [np.ones(4 * MIB)]
-    with pytest.raises(AssertionError):
-        assert_no_more(before)
+    kept: list[np.ndarray] = []
+    with pytest.raises(AssertionError, match="grows in every round"):
+        assert_settles(lambda: kept.append(np.ones(MIB // 8 // 4)))  # 256 KiB each time
     kept.clear()
-    memory = opened(delivery)
+    opens: list[Memory] = []
     with pytest.raises(AssertionError):
-        assert_no_more(before, rss_most=1 << 40, maps_most=1 << 20)
-    memory.close()
-    assert_no_more(before)
+        assert_settles(lambda: opens.append(opened(delivery)), times=1)
+    for memory in opens:
+        memory.close()
+    before = Used.now()
+    opened(delivery).close()
+    assert_exact(before, Used.now())

@@ -8,6 +8,7 @@ Assumes: the socket is fresh. Takes no locks.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
@@ -170,7 +171,7 @@ class _Talk:
 
     def option(self, option: int, length: int) -> bool:
         """Answer one option; True: it was the last."""
-        if length > p.OPTION_BYTES_MAX or option == p.OPT_EXPORT_NAME and length > p.NAME_BYTES_MAX:
+        if length > (p.NAME_BYTES_MAX if option == p.OPT_EXPORT_NAME else p.OPTION_BYTES_MAX):
             if length > p.OPTION_DRAIN_MAX or option == p.OPT_EXPORT_NAME:
                 raise HandshakeError(f"option {option} has {length} bytes")
             self.line.skip(length)
@@ -180,10 +181,8 @@ class _Talk:
         if option == p.OPT_EXPORT_NAME:
             return self._export_name(data)
         if option == p.OPT_ABORT:
-            try:
+            with contextlib.suppress(HandshakeError):  # it may leave without waiting for the answer
                 self.line.reply(option, p.REP_ACK)
-            except HandshakeError:
-                pass  # it may leave without waiting for the answer
             return True
         answer = {
             p.OPT_LIST: self._list,

@@ -7,7 +7,7 @@ that thread has ended.
 
 import cython
 from cython.cimports.coldmem.linux.atomic import now_ns, unlikely
-from cython.cimports.libc.stdint import uint32_t, uint64_t
+from cython.cimports.libc.stdint import uint32_t
 from cython.cimports.libc.stdlib import calloc, free, malloc
 
 

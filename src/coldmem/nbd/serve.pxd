@@ -6,7 +6,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from coldmem.linux.atomic cimport iovec
 from coldmem.linux.lock cimport Mutex
-from coldmem.nbd.device cimport Device, DeviceC, Span, Spans, Worker
+from coldmem.nbd.block cimport DeviceC, Span, Spans, Worker
+from coldmem.nbd.device cimport Device
 
 cdef enum:
     INBUF_BYTES = 8192          # requests come in it several at a time; of payloads the first bytes

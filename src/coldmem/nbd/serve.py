@@ -37,7 +37,7 @@ from cython.cimports.coldmem.linux.stream import (
     stream_receive_all,
     stream_send,
 )
-from cython.cimports.coldmem.nbd.device import (
+from cython.cimports.coldmem.nbd.block import (
     N_COMMANDS,
     N_CONNECTIONS,
     N_EIO,
@@ -53,7 +53,7 @@ from cython.cimports.coldmem.nbd.device import (
     worker_destroy,
     worker_init,
 )
-from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memmove, strlen
 

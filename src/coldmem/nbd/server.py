@@ -7,7 +7,7 @@ Unix socket is gone; requests that were taken are answered first, for up to `PAT
 misbehaves loses its own connection and nothing else. Everything is gone with the process: this is
 memory, not a disk.
 Assumes: one process; a child made by fork must not use it.
-Locks: `_lock` guards the set of clients. Native locks: see device.pxd and serve.pxd.
+Locks: `_lock` guards the set of clients. Native locks: see block.pxd and serve.pxd.
 """
 
 from __future__ import annotations

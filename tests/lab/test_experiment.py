@@ -124,7 +124,7 @@ def test_misuse_of_the_loops() -> None:
             AllocWork(pool, [b"short"], gate, 1, 100)
         with pytest.raises(UsageError, match="too few"):
             AllocWork(pool, PAYLOADS, gate, 8, 8)
-        with pytest.raises(UsageError, match="wants a Pool"):
+        with pytest.raises(UsageError, match="want a Pool"):
             AllocWork([pool], PAYLOADS, gate, 1, 100)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="thread 1 of 1"):
             AllocWork(pool, PAYLOADS, gate, 1, 100).run(1)

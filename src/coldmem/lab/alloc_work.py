@@ -1,4 +1,4 @@
-"""The loops of the workloads ``alloc`` and ``compact``: an allocator, any of the lab's, and nothing else.
+"""The loops of the workloads ``alloc`` and ``compact``: an allocator, and nothing else.
 
 Owns: the slots, a `Worker` per thread, and the buffers the threads read into.
 Guarantees: one operation toggles a random slot of the thread's own span: an empty slot gets an
@@ -204,7 +204,7 @@ class AllocWork:
             alloc_loop(cython.address(self.c), w, number, limit)
 
     def phase(self, what, thread, gate):
-        """Wait for `gate`, then do one thing to each slot of the thread: ``"put"``, ``"read"``, ``"free"``.
+        """Wait for `gate`, then do `what` of `PHASES` to each slot of the thread.
 
         Slots are visited in an order that is not that of memory. `totals` then counts this phase.
         """

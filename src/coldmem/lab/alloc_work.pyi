@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 
-from coldmem.lab.backend import Backend, Backends
+from coldmem.lab.backend import Backend
+from coldmem.lab.backends import Backends
 from coldmem.lab.gate import Gate
 from coldmem.zsmalloc.pool import Pool
 from coldmem.zsmalloc.pools import Pools

@@ -4,7 +4,9 @@ Owns: the array of pools, and a reference to what was passed. Takes no locks.
 """
 
 import cython
-from cython.cimports.coldmem.lab.backend import Backend, Backends
+from cython.cimports.coldmem.lab.allocator import payload_t
+from cython.cimports.coldmem.lab.backend import Backend
+from cython.cimports.coldmem.lab.backends import Backends
 from cython.cimports.coldmem.zsmalloc.compact import zs_can_compact, zs_compact
 from cython.cimports.coldmem.zsmalloc.core import (
     PoolP,
@@ -14,7 +16,6 @@ from cython.cimports.coldmem.zsmalloc.core import (
     zs_read_end,
     zs_write,
 )
-from cython.cimports.coldmem.lab.allocator import payload_t
 from cython.cimports.coldmem.zsmalloc.pool import Pool
 from cython.cimports.coldmem.zsmalloc.pools import Pools
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t

@@ -1,4 +1,5 @@
-from coldmem.lab.backend import Backend, Backends
+from coldmem.lab.backend import Backend
+from coldmem.lab.backends import Backends
 from coldmem.zsmalloc.pool import Pool
 from coldmem.zsmalloc.pools import Pools
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from coldmem.errors import UsageError
-from coldmem.lab.backend import Backend, Backends
+from coldmem.lab.backend import Backend
+from coldmem.lab.backends import Backends
 from coldmem.zsmalloc import Pool, Pools
-
 
 AnyPool = Pool | Pools | Backend | Backends
 

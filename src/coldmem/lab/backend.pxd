@@ -7,8 +7,6 @@ from coldmem.lab.allocator cimport AllocatorOps, payload_t
 from coldmem.lab.backend_core cimport BackendC
 from coldmem.zsmalloc.arena cimport Budget
 
-ctypedef BackendC **BackendPP
-
 @cython.final
 cdef class Backend:
     cdef BackendC *c
@@ -36,10 +34,3 @@ cdef class BackendView:
     cdef payload_t data         # NULL once ended
     cdef Py_ssize_t size
     cdef void _end(self) noexcept
-
-@cython.final
-cdef class Backends:
-    cdef readonly tuple pools
-    cdef BackendC **c           # of the pools, in their order
-    cdef uint32_t n
-    cdef Budget budget

@@ -11,7 +11,8 @@ from typing import Any
 
 from coldmem.errors import UsageError
 from coldmem.lab.arms import AnyPool
-from coldmem.lab.backend import Backend, Backends
+from coldmem.lab.backend import Backend
+from coldmem.lab.backends import Backends
 from coldmem.zsmalloc import Pool, Pools
 
 PAGE_BYTES = 4096

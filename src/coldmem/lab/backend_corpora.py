@@ -29,26 +29,39 @@ class Objects:
 
     Attributes
     ----------
-    packed : list of bytes
-        One object for each unit that needs one; what no codec made smaller is there as it was.
-    units : int
-        Units of the corpus, those of one repeated word among them: they take no object.
-    same_filled, incompressible : int
-        Of these units.
+    units : list of bytes
+        What each unit became: nothing if it is one word repeated, for it takes no object; as it was if
+        the codec did not make it smaller.
     """
 
-    packed: list[bytes]
-    units: int
-    same_filled: int
-    incompressible: int
+    units: list[bytes]
+
+    @property
+    def packed(self) -> list[bytes]:
+        """One object for each unit that needs one."""
+        return [unit for unit in self.units if unit]
 
     @property
     def data_bytes(self) -> int:
-        return self.units * UNIT_BYTES
+        return len(self.units) * UNIT_BYTES
 
     @property
     def packed_bytes(self) -> int:
-        return sum(map(len, self.packed))
+        return sum(map(len, self.units))
+
+    @property
+    def same_filled(self) -> int:
+        """Units of one word."""
+        return sum(not unit for unit in self.units)
+
+    @property
+    def incompressible(self) -> int:
+        """Units that are stored as they were."""
+        return sum(len(unit) == UNIT_BYTES for unit in self.units)
+
+    def part(self, units_n: int) -> Objects:
+        """The first `units_n` units: a fair sample, since their order is mixed."""
+        return Objects(self.units[:units_n])
 
 
 def _json(size_bytes: int) -> bytes:
@@ -106,17 +119,12 @@ def objects(corpus: str, codec: str, units_n: int, seed: int = 7) -> Objects:
     random.Random(seed).shuffle(order)
     del order[units_n:]
     packer = get_codec(codec)
-    packed: list[bytes] = []
-    same = incompressible = 0
+    units: list[bytes] = []
     for i in order:
         if (table[i] == table[i, 0]).all():
-            same += 1
+            units.append(b"")
             continue
         unit = table[i].tobytes()
         small = packer.compress(unit)
-        if small is None or len(small) >= UNIT_BYTES:
-            incompressible += 1
-            packed.append(unit)
-        else:
-            packed.append(bytes(small))
-    return Objects(packed, len(order), same, incompressible)
+        units.append(unit if small is None or len(small) >= UNIT_BYTES else small)
+    return Objects(units)

@@ -327,7 +327,7 @@ def _empty_list(b: BackendP, room: uint32_t, left: cython.pointer(PageHeaderP)) 
 
 
 def z3fold_compact(p):
-    """Pages freed. The lock is dropped after each list. Large objects first: they are hardest to place."""
+    """Pages freed. The lock is dropped after each list. Large objects go first: they fit the fewest."""
     b: BackendP = cython.cast(BackendP, p)
     left: PageHeaderP
     after: PageHeaderP

@@ -186,6 +186,20 @@ def test_a_middle_that_is_read_stays_and_is_settled_later(z3fold: Backend) -> No
     assert z3fold.stats().pages == 1
 
 
+def test_what_does_not_fit_before_a_middle_that_is_read_goes_behind_it(z3fold: Backend) -> None:
+    first, last, middle = three(z3fold, 1000, 1000, 1000)
+    with z3fold.view(middle) as seen:
+        z3fold.free(first)
+        z3fold.free(last)
+        behind = z3fold.store(data(17 * CHUNK, 7))  # sixteen chunks are free before it
+        z3fold.check_valid()
+        before = z3fold.store(data(16 * CHUNK, 8))
+        z3fold.check_valid()
+        assert z3fold.stats().pages == 1 and bytes(seen) == data(1000, 2)
+    assert z3fold.read(behind) == data(17 * CHUNK, 7)
+    assert z3fold.read(before) == data(16 * CHUNK, 8)
+
+
 def test_z3fold_compacts_lone_objects(z3fold: Backend) -> None:
     handles = [z3fold.store(data(1200, i)) for i in range(30)]
     assert z3fold.stats().pages == 10
@@ -199,6 +213,18 @@ def test_z3fold_compacts_lone_objects(z3fold: Backend) -> None:
     assert z3fold.used_bytes == 4 * PAGE and z3fold.stats().pages_compacted == 6
     assert {h: z3fold.read(h) for h in left} == left
     assert z3fold.compact() == 0
+
+
+def test_a_large_lone_object_moves_beside_small_ones(z3fold: Backend) -> None:
+    first = z3fold.store(data(20 * CHUNK, 1))
+    small = [z3fold.store(data(10 * CHUNK, i)) for i in (2, 3)]
+    large = z3fold.store(data(40 * CHUNK, 4))
+    assert z3fold.stats().pages == 2
+    z3fold.free(first)
+    assert z3fold.compact() == 1
+    z3fold.check_valid()
+    assert z3fold.read(large) == data(40 * CHUNK, 4)
+    assert [z3fold.read(h) for h in small] == [data(10 * CHUNK, i) for i in (2, 3)]
 
 
 def test_compaction_leaves_what_is_read(z3fold: Backend) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from coldmem.cli import main
+from coldmem.codecs import get_codec
 from coldmem.errors import UsageError
 from coldmem.lab import backend_bench, backend_corpora
 from coldmem.lab.backend_arms import ARMS, arm
@@ -106,6 +108,19 @@ def test_objects_are_the_same_each_time_and_whole() -> None:
     assert len(first.units) == 64 and all(len(unit) <= 4096 for unit in first.units)
     with pytest.raises(UsageError, match="no corpus is called"):
         backend_corpora.objects("nix", "lz4", 64)
+
+
+def test_what_becomes_of_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(1).bytes(2 * 4096)
+    text = b"to be or not to be, " * 1000
+    made = bytes(3 * 4096) + b"\x01\x02\x03\x04\x05\x06\x07\x08" * 512 + noise + text[:4096] + b"tail"
+    monkeypatch.setitem(backend_corpora.CORPORA, "test", (lambda size_bytes: made, ""))
+    found = backend_corpora.objects("test", "lz4", 7)
+    assert len(found.units) == 7  # the end that is no whole unit is left out
+    assert (found.same_filled, found.incompressible, len(found.packed)) == (4, 2, 3)
+    whole = {u if len(u) == 4096 else get_codec("lz4").decompress(u, 4096) for u in found.packed}
+    assert whole == {noise[:4096], noise[4096:], text[:4096]}
+    assert len(backend_corpora.objects("test", "lz4", 5).units) == 5
 
 
 def test_bad_plans() -> None:

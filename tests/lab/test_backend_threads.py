@@ -23,7 +23,8 @@ Run = Callable[..., Sequence[object]]
 KINDS = ("zbud", "z3fold")
 OTHERS = [name for name, what in ARMS.items() if what.backend != "zsmalloc"]
 # Of about a third of a page, so that the middle of z3fold comes and goes; some fill a page nearly.
-PAYLOADS = [bytes([i]) * (16 + 97 * i) for i in range(1, 41)]
+PAYLOADS = [random.Random(i).randbytes(16 + 97 * i) for i in range(1, 41)]
+SMALL = [random.Random(i).randbytes(300 + 30 * i) for i in range(40)]
 
 
 def _end_ns(work: AllocWork) -> int:
@@ -52,6 +53,24 @@ def test_contents_under_threads_and_compaction(name: str, stress_seconds: float)
         p.check_valid()
         assert p.stats().objects == 0
     assert pool.used_bytes == 0
+    pool.close()
+
+
+@pytest.mark.tsan
+@pytest.mark.parametrize("kind", KINDS)
+def test_objects_are_read_while_their_neighbours_come_and_go(kind: str, stress_seconds: float) -> None:
+    """Half of the threads only read, so a middle object is often looked at when it is about to move."""
+    pool = Backend(kind)
+    gate = Gate()
+    work = AllocWork(pool, SMALL, gate, 6, 120)
+    jobs = [partial(work.watch if i % 2 else work.run, i) for i in range(6)]
+    drive(gate, jobs, [work.compactor], partial(_end_ns, work), stress_seconds)
+    totals = work.totals()
+    assert totals["ops"] > 0 and totals["bad_reads"] == totals["failed"] == 0
+    work.verify()
+    assert (pool.stats().objects_moved > 0) == (kind == "z3fold")
+    work.clear()
+    pool.check_valid()
     pool.close()
 
 

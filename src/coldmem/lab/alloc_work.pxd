@@ -50,6 +50,7 @@ ctypedef AllocC *AllocP
 cdef bint alloc_put(AllocC *a, Worker *w, uint32_t slot) noexcept nogil
 cdef void alloc_look(AllocC *a, Worker *w, uint32_t slot) noexcept nogil
 cdef void alloc_drop(AllocC *a, Worker *w, uint32_t slot) noexcept nogil
+cdef void alloc_watch(AllocC *a, Worker *w, uint32_t thread) noexcept nogil
 cdef void alloc_phase(AllocC *a, Worker *w, uint32_t thread, uint32_t what) noexcept nogil
 cdef void alloc_loop(AllocC *a, Worker *w, uint32_t thread, uint64_t ops_max) noexcept nogil
 cdef void alloc_compact(AllocC *a, uint64_t *passes) noexcept nogil

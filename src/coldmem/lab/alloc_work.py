@@ -119,6 +119,19 @@ def alloc_loop(a, w, thread, ops_max):
     w.end_ns = now_ns()
 
 
+def alloc_watch(a, w, thread):
+    base: uint32_t = thread * a.span
+    slot: uint32_t
+    i: cython.uint
+    while a32_load_acq(cython.address(a.gate.stop)) == 0:
+        for i in range(OPS_PER_LOOK):
+            slot = base + cython.cast(uint32_t, next_random(cython.address(w.rng)) >> 8) % a.span
+            if a.slots[slot].handle != 0:
+                alloc_look(a, w, slot)
+        w.ops += OPS_PER_LOOK
+    w.end_ns = now_ns()
+
+
 def alloc_compact(a, passes):
     """Compact whatever can be compacted until the gate closes; sleep when nothing can."""
     i: uint32_t
@@ -203,11 +216,27 @@ class AllocWork:
             gate_wait(self.c.gate)
             alloc_loop(cython.address(self.c), w, number, limit)
 
+    def watch(self, thread):
+        """Fill half of the thread's span as `run`, then only read: objects that stay while others go."""
+        number: uint32_t = thread
+        w: WorkerP
+        i: uint32_t
+        if number >= self.c.threads:
+            raise UsageError(f"thread {thread} of {self.c.threads}")
+        with cython.nogil:
+            w = cython.address(self.c.workers[number])
+            for i in range(self.c.span // 2):
+                alloc_put(cython.address(self.c), w, number * self.c.span + 2 * i)
+            gate_wait(self.c.gate)
+            alloc_watch(cython.address(self.c), w, number)
+
     def phase(self, what, thread, gate):
         """Wait for `gate`, then do `what` of `PHASES` to each slot of the thread.
 
         Slots are visited in an order that is not that of memory. `totals` then counts this phase.
         """
+        if what not in PHASES:
+            raise UsageError(f"no phase is called {what!r}; there are {', '.join(PHASES)}")
         start: Gate = gate
         number: uint32_t = thread
         kind: uint32_t = PHASES.index(what)

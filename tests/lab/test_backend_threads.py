@@ -59,7 +59,7 @@ def test_contents_under_threads_and_compaction(name: str, stress_seconds: float)
 @pytest.mark.tsan
 @pytest.mark.parametrize("kind", KINDS)
 def test_objects_are_read_while_their_neighbours_come_and_go(kind: str, stress_seconds: float) -> None:
-    """Half of the threads only read, so a middle object is often looked at when it is about to move."""
+    """Half of the threads mostly read, so a middle object is often looked at when it is to move."""
     pool = Backend(kind)
     gate = Gate()
     work = AllocWork(pool, SMALL, gate, 6, 120)

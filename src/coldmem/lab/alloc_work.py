@@ -121,13 +121,16 @@ def alloc_loop(a, w, thread, ops_max):
 
 def alloc_watch(a, w, thread):
     base: uint32_t = thread * a.span
-    slot: uint32_t
+    slot: uint32_t = base
     i: cython.uint
     while a32_load_acq(cython.address(a.gate.stop)) == 0:
         for i in range(OPS_PER_LOOK):
             slot = base + cython.cast(uint32_t, next_random(cython.address(w.rng)) >> 8) % a.span
             if a.slots[slot].handle != 0:
                 alloc_look(a, w, slot)
+        if a.slots[slot].handle != 0:  # a new one may lie where objects move
+            alloc_drop(a, w, slot)
+            alloc_put(a, w, slot)
         w.ops += OPS_PER_LOOK
     w.end_ns = now_ns()
 
@@ -217,7 +220,7 @@ class AllocWork:
             alloc_loop(cython.address(self.c), w, number, limit)
 
     def watch(self, thread):
-        """Fill half of the thread's span as `run`, then only read: objects that stay while others go."""
+        """Fill half of the thread's span as `run`, then read, and replace one object in 32 reads."""
         number: uint32_t = thread
         w: WorkerP
         i: uint32_t

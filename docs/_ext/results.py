@@ -28,7 +28,7 @@ COLUMNS = {
     "backends.speed": [
         "arm", "threads", "put_mops_per_s", "read_mops_per_s", "free_mops_per_s",
         "churn_mops_per_s", "churn_mops_per_s_min", "churn_mops_per_s_max",
-        "churn_ratio_to_zsmalloc_class", "wait_share",
+        "churn_ratio_to_zsmalloc_class", "churn_cpu_ns_per_op", "wait_share",
     ],
     "backends.fragmentation": [
         "corpus", "codec", "arm", "live_objects", "fragmentation", "compacted_fragmentation",

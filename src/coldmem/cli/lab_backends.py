@@ -102,7 +102,7 @@ def _density(rows: list[Row], screen: Console) -> None:
 def _speed(rows: list[Row], screen: Console) -> None:
     made = output.table(
         f"Speed: Mops/s, and in brackets the median ratio to {ARMS[BASE].label}",
-        ["", "threads", *PHASES.values(), "min .. max", "waiting", "used/stored"],
+        ["", "threads", *PHASES.values(), "min .. max", "CPU ns", "waiting", "used/stored"],
     )
     last: object = rows[0]["threads"]
     for row in rows:
@@ -112,10 +112,11 @@ def _speed(rows: list[Row], screen: Console) -> None:
         made.add_row(
             ARMS[str(row["arm"])].label, str(row["threads"]), *(_cell(row, p) for p in PHASES),
             f"{row['churn_mops_per_s_min']:.2f} .. {row['churn_mops_per_s_max']:.2f}",
-            output.percent(row["wait_share"]), output.number(row["used_per_stored"]),
+            output.number(row["churn_cpu_ns_per_op"]), output.percent(row["wait_share"]), output.number(row["used_per_stored"]),
         )
     screen.print(made)
-    screen.print("mixed: slots half full, a random one is filled, or read and freed.", style="dim")
+    screen.print("mixed: slots half full, a random one is filled, or read and freed. min .. max and CPU time are of that.",
+                 style="dim")
 
 
 def _cell(row: Row, phase: str) -> str:

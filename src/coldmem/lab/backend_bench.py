@@ -257,6 +257,10 @@ def _speed_row(
         if base is not None:  # runs of one repeat stood side by side
             row[f"{phase}_ratio_to_{BASE}"] = rounded(statistics.median(
                 value / other.mops[phase] for value, other in zip(values, base, strict=True)))
+    # What others took of the machine meanwhile is not in this.
+    cpu = [(r.churn.timing.user_s + r.churn.timing.sys_s) / r.churn.ops * 1e9 for r in runs]
+    row["churn_cpu_ns_per_op"] = rounded(statistics.median(cpu))
+    row["churn_cpu_ns_per_op_min"] = rounded(min(cpu))
     row["wait_share"] = rounded(sum(waits.waits.values()))
     row["contended_share_by_lock"] = {k: rounded(v) for k, v in waits.contended.items()}
     used = statistics.median_low([run.churn.used_bytes for run in runs])

@@ -112,11 +112,14 @@ def _speed(rows: list[Row], screen: Console) -> None:
         made.add_row(
             ARMS[str(row["arm"])].label, str(row["threads"]), *(_cell(row, p) for p in PHASES),
             f"{row['churn_mops_per_s_min']:.2f} .. {row['churn_mops_per_s_max']:.2f}",
-            output.number(row["churn_cpu_ns_per_op"]), output.percent(row["wait_share"]), output.number(row["used_per_stored"]),
+            output.number(row["churn_cpu_ns_per_op"]), output.percent(row["wait_share"]),
+            output.number(row["used_per_stored"]),
         )
     screen.print(made)
-    screen.print("mixed: slots half full, a random one is filled, or read and freed. min .. max and CPU time are of that.",
-                 style="dim")
+    screen.print(
+        "mixed: slots half full, a random one is filled, or read and freed; min .. max and CPU time "
+        "are of it.", style="dim",
+    )
 
 
 def _cell(row: Row, phase: str) -> str:

@@ -82,6 +82,38 @@ def test_whole_units_parts_trims_and_reads_meet(run_threads, stress_seconds):
 
 
 @pytest.mark.tsan
+@pytest.mark.parametrize("what", ["write", "zero", "trim"])
+def test_a_part_that_is_written_does_not_bring_back_what_was_replaced(
+        run_threads, stress_seconds, what):
+    """Of two writes that overlap one is last; the bytes of before both are gone in either case."""
+    units, part = 3, 64
+    end = time.monotonic() + stress_seconds / 3
+    versions = [noise(i) for i in range(16)]
+    with Zswap(max_pool=UNIT * 8, swap=UNIT * 60, shards=1) as z:
+        device = Device(z, units * UNIT)
+
+        def whole(u):
+            for n in range(1_000_000):
+                if time.monotonic() > end:
+                    return
+                expected = versions[n % 16]
+                if n % 2 == 0 or what == "write":
+                    device.write(u * UNIT, expected)
+                else:
+                    getattr(device, what)(u * UNIT, UNIT)
+                    expected = bytes(UNIT)
+                assert device.read(u * UNIT + part, UNIT - part) == expected[part:]
+
+        def patch(u):
+            dice = random.Random(u)
+            while time.monotonic() < end:
+                device.write(u * UNIT, dice.randbytes(part))
+
+        run_threads(*(lambda u=u, job=job: job(u) for u in range(units) for job in (whole, patch)))
+        z.check_valid("full")
+
+
+@pytest.mark.tsan
 @pytest.mark.parametrize("threads", [1, 4])
 def test_several_connections_with_several_requests_each(tmp_path, run_threads, stress_seconds,
                                                         threads):

@@ -30,7 +30,7 @@ class Reply:
         out, seen = bytearray(length), bytearray(length)
         for at, n, content in self.chunks:
             place = slice(at - offset, at - offset + n)
-            assert 0 <= at - offset and at - offset + n <= length
+            assert offset <= at and at + n <= offset + length
             assert not any(seen[place])
             seen[place] = b"\1" * n
             if content is not None:

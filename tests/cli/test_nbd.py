@@ -107,8 +107,9 @@ def test_a_record(tmp_path):
 def test_nobody_reads_what_it_prints(tmp_path):
     with Served(tmp_path) as served:
         served.process.stdout.close()
-        served.process.stdout = open(os.devnull)
-        served.stop()
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(60) == 0
+        assert served.process.stderr.read() == ""
 
 
 def test_locked_in_memory(tmp_path):

@@ -287,6 +287,18 @@ def test_close_with_clients_connected(serve, client_of):
         server.start()
 
 
+def test_close_wakes_threads_that_wait_on_tcp():
+    server = Server("1M", tcp=0, memory_max="1M", threads=3).start()
+    port = int(server.uris[0].split(":")[2].split("/")[0])
+    with Client(("127.0.0.1", port)) as client:
+        client.go().write(0, b"x")
+        before = time.monotonic()
+        server.close()
+        assert client.is_closed()
+    assert not threads()
+    assert time.monotonic() - before < server_module.PATIENCE_S, "it had to be cut off"
+
+
 def test_close_answers_what_is_under_way(serve, client_of, tmp_path):
     server = serve("1M", memory_max="64K", swapfile=tmp_path)
     client = client_of(server)

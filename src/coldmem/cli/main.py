@@ -47,6 +47,7 @@ lab = LazyGroup(
     {
         "locks": ("coldmem.cli.lab_locks", "32 pools, pool lock, class lock, handle: side by side"),
         "fragmentation": ("coldmem.cli.lab_fragmentation", "memory used per byte stored"),
+        "backends": ("coldmem.cli.lab_backends", "zsmalloc beside zbud and z3fold"),
     },
     "Experiments on the allocator.",
 )

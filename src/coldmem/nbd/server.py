@@ -38,6 +38,9 @@ from coldmem.zswap import SwapFile, Zswap
 
 PATIENCE_S = 5.0
 RECOMPRESS_S = 10.0
+# Of replies that a client on a Unix socket has not taken yet; the kernel's limit may make it less. With
+# the default (208 KiB, three replies of 64K) threads wait for the client instead of decompressing.
+SEND_BUFFER_BYTES = 2 << 20
 THREADS_MAX = 64
 # Entries above those of the device's units: what the shards have been handed and do not use yet, and
 # old versions that somebody still reads.
@@ -323,6 +326,8 @@ class Server:
             if client.sock.family != socket.AF_UNIX:
                 client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            else:
+                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             agreed = handshake.shake_hands(client.sock, self._export, self._closing.is_set)
             if agreed is None:
                 return

@@ -26,16 +26,10 @@ _home = cython.declare(TextP, cython.NULL)  # of our modules: the path of this o
 _home_n = cython.declare(cython.size_t, 0)
 
 
-def plt_prepare(hooks, n):
-    i: uint32_t
-    found: uint32_t = 0
-    for i in range(n):
-        hooks[i].original = dlsym(RTLD_DEFAULT, hooks[i].name)
-        if hooks[i].original != cython.NULL:
-            found += 1
-    if _home == cython.NULL:
-        _find_home()
-    return found
+def plt_hook(hook, name, replacement):
+    hook.name = name
+    hook.replacement = replacement
+    hook.original = dlsym(RTLD_DEFAULT, name)
 
 
 @cython.cfunc
@@ -190,6 +184,8 @@ def plt_modules():
 
 def plt_patch(hooks, n, seen):
     w: PltWork
+    if _home == cython.NULL:
+        _find_home()
     w.hooks = hooks
     w.n = n
     w.changed = 0

@@ -19,7 +19,7 @@ from cython.cimports.coldmem.linux.atomic import (
     keep_errno,
     sched_yield,
 )
-from cython.cimports.coldmem.linux.plt import PltHook, PltSeen, plt_modules, plt_patch, plt_prepare
+from cython.cimports.coldmem.linux.plt import PltHook, PltSeen, plt_hook, plt_modules, plt_patch
 from cython.cimports.coldmem.linux.process import pthread_atfork
 from cython.cimports.coldmem.memory.sigcalls import sigcalls_put
 from cython.cimports.coldmem.memory.syscalls import syscalls_put
@@ -74,9 +74,7 @@ def _put(first: uint64_t) -> cython.void:
             return  # there is a next time
         sched_yield()
     if _dlopen_hook[0].name == cython.NULL:
-        _dlopen_hook[0].replacement = cython.cast(cython.p_void, _dlopen)
-        _dlopen_hook[0].name = b"dlopen"
-        plt_prepare(_dlopen_hook, 1)
+        plt_hook(_dlopen_hook, b"dlopen", cython.cast(cython.p_void, _dlopen))
     modules = plt_modules()
     _seen.modules = min(_seen.modules, first)
     seen = _seen

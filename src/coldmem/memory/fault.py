@@ -15,7 +15,6 @@ Locks: see state.pxd.
 import cython
 from cython.cimports.coldmem.linux.atomic import (
     a32_cas,
-    a32_fetch_add_rel,
     a32_load,
     a32_load_rlx,
     a32_store_rlx,
@@ -26,7 +25,7 @@ from cython.cimports.coldmem.linux.atomic import (
     futex_wake,
 )
 from cython.cimports.coldmem.linux.userfaultfd import uffd_copy, uffd_protect, uffd_wake
-from cython.cimports.coldmem.memory.keep import keep_copies, keep_refault
+from cython.cimports.coldmem.memory.keep import keep_copies, keep_refault, keep_written
 from cython.cimports.coldmem.memory.limit import charge, uncharge
 from cython.cimports.coldmem.memory.reclaim import make_room, place_of
 from cython.cimports.coldmem.memory.state import (
@@ -72,7 +71,6 @@ from cython.cimports.libc.stdlib import malloc
 
 HELP_UNITS = cython.declare(uint64_t, 16)  # two steps of the readahead thread at 4K
 RUN_UNITS = cython.declare(uint32_t, 64)  # most of one run; words of them are on the stack
-PREDICTOR_HIGH = cython.declare(int32_t, 16)
 SEQ_SPAN = cython.declare(uint64_t, 0xFFFFFF)
 
 
@@ -232,8 +230,7 @@ def _serve_resident(m: MemoryP, p: PlaceP, unit: uint64_t, x: uint64_t, write: i
         a64_fetch_add_rlx(cython.address(m.clean_units), -1)
         uffd_protect(m.fd, unit_at(m, unit), m.unit_bytes, False)
         count(cython.address(p.counts.write_faults), 1)
-        if a32_load_rlx(cython.address(m.predictor)) < 4 * PREDICTOR_HIGH:
-            a32_fetch_add_rel(cython.address(m.predictor), 1)
+        keep_written(m)
         unit_unlock(m, unit, word_with(x, RESIDENT))
         return FAULT_OK
     if word_state(x) == RESIDENT and write:

@@ -5,8 +5,9 @@ done on SIGBUS (sigcalls.py), and `dlopen`, so that a module is looked after bef
 runs. `calls_watch` is called when a Memory is made and at every allocation too, for what comes to be
 loaded in another way: by a bare name ("libx.so.1"), which the loader must see as its caller's.
 
-Guarantees: with no Memory whose delivery is "sigbus", nothing is ever replaced. What was replaced once
-stays so, and does what the C library's own function does when no such Memory is open.
+Guarantees: with no Memory whose delivery is "sigbus", nothing is replaced until C code forks: its child
+serves itself by SIGBUS (child.py). What was replaced once stays so, and does what the C library's own
+function does when no such Memory is open.
 Locks: `_busy`, which is held while tables are changed. A child of a fork begins with it free.
 """
 

@@ -39,6 +39,7 @@ from cython.cimports.coldmem.memory.state import (
     FAULT_KERNEL,
     FAULT_LOAD,
     FAULT_OK,
+    FAULT_TAKEN,
     FREE,
     HINT_RANDOM,
     HINT_SEQUENTIAL,
@@ -65,7 +66,7 @@ from cython.cimports.coldmem.memory.state import (
 from cython.cimports.coldmem.memory.unit import unit_lock, unit_trylock, unit_unlock
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.load import zswap_invalidate, zswap_load
-from cython.cimports.coldmem.zswap.state import WorkContextP
+from cython.cimports.coldmem.zswap.state import ZW_CORRUPT, WorkContextP
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import malloc
 
@@ -179,6 +180,7 @@ def _load(m, p, first, n, write, chance, w):
     """Serve locked and charged units [first, first + n), all NONE or all STORED."""
     i: uint32_t
     got: int32_t
+    failed: int32_t
     kept: cython.bint
     cold: uint32_t = 0
     words: uint64_t[64]
@@ -207,11 +209,12 @@ def _load(m, p, first, n, write, chance, w):
     else:
         i = n
     if i < n:  # serve what came before; the unit that failed is served, or fails, when it is asked for
+        failed = got
         uncharge(m, cython.cast(uint64_t, n - i) << m.unit_shift)
         for got in range(cython.cast(int32_t, i), cython.cast(int32_t, n)):
             unit_unlock(m, first + got, words[got])
         if i == 0:
-            return FAULT_LOAD
+            return FAULT_TAKEN if failed == ZW_CORRUPT and m.z.swap.inherited else FAULT_LOAD
         n = i
     kept = keep_copies(m, p, cold != 0)
     count(cython.address(p.counts.loads), n)

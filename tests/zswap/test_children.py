@@ -160,7 +160,7 @@ def test_a_child_cannot_spoil_the_parents_file(fork):
 
 @FORKS
 def test_room_that_is_needed_is_looked_for(fork):
-    """Nobody waits for children: who finds the file full, and who frees much, looks whether they live."""
+    """Nobody waits for children: who finds the file full looks whether they live."""
     with SwapFile("4M") as file:
         held = [file.alloc(4096) for _ in range(1024)]
         pid, begin = in_child(lambda: 0, fork)

@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from forks import MIB, c_fork, held_c_fork, in_child, mixed
+from forks import MIB, c_fork, in_child, mixed
 
 from coldmem import Memory
 from coldmem.linux.memory import vectored
@@ -157,10 +156,10 @@ def test_a_process_made_around_the_c_library(delivery: str, place: str, way: str
 @pytest.mark.tsan
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_fork_while_threads_allocate(
-    make_memory: Make, run_threads: Callable[..., Sequence[object]], stress_seconds: float, sanitized: str,
-    kept: bool,
+    make_memory: Make, run_threads: Callable[..., Sequence[object]], stress_seconds: float,
+    sanitized: str, kept: bool,
 ) -> None:
-    """What is kept for NumPy can be used in the child; else the loader's list of modules is looked at."""
+    """What is kept for NumPy can be used in the child, and the loader's list of modules be read."""
     memory = make_memory("64M")
     stress = SpareStress(memory, 300_000 if kept else 5 * MIB, kept)
     ended: list[int] = []

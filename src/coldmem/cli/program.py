@@ -1,8 +1,8 @@
 """Runs somebody's program in this process as the interpreter would have run it.
 
-Guarantees: ``sys.argv``, ``sys.path[0]`` and ``__main__`` are as after ``python script.py`` and
-``python -m module`` and ``python -c code``; SystemExit and exceptions pass through to the interpreter, so that exit codes,
-``sys.excepthook`` and the end by SIGINT are its own; a traceback has no frame of ours.
+Guarantees: ``sys.argv``, ``sys.path[0]`` and ``__main__`` are as after ``python script.py``, ``python -m
+module`` and ``python -c code``; SystemExit and exceptions pass through to the interpreter, so that exit
+codes, ``sys.excepthook`` and the end by SIGINT are its own; a traceback has no frame of ours.
 Owns: ``sys.modules["__main__"]`` while it runs, and after, since threads and exit handlers may use it.
 """
 

@@ -49,7 +49,8 @@ def _program(words: tuple[str, ...]) -> Program:
     what = first[2:]
     if not what:
         if not rest:
-            raise UsageError(f"{option}: give {'the name of a module' if option == '-m' else 'the code'}")
+            missing = "the name of a module" if option == "-m" else "the code"
+            raise UsageError(f"{option}: give {missing}")
         what, *rest = rest
     return Program(what, tuple(rest), module=option == "-m", code=option == "-c")
 
@@ -78,7 +79,8 @@ def _program(words: tuple[str, ...]) -> Program:
               help="What happened, on stderr, when the program ends.")
 @click.option("--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False),
               help="Write the same as JSON to this file.")
-@click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT | -m MODULE | -c CODE [ARGS]...")
+@click.argument("program", nargs=-1, type=click.UNPROCESSED,
+                metavar="SCRIPT | -m MODULE | -c CODE [ARGS]...")
 def command(
     memory_max: str, swap_max: str, delivery: str, unit: str, threshold: str, codec: str,
     cold_codec: str, swap_directory: str | None, overcommit: bool, report: bool, json_file: str | None,

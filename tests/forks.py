@@ -22,8 +22,12 @@ def mixed(nbytes: int, seed: int = 3) -> np.ndarray:
     return data.reshape(-1)
 
 
-def in_child(job: Callable[[], Any], fork: Callable[[], int] = os.fork, seconds: float = 60) -> int:
-    """Exit status of a forked child that runs `job`: 0, or 9 after an exception; -signal."""
+def in_child(job: Callable[[], Any], fork: Callable[[], int] = os.fork, seconds: float = 60,
+             meanwhile: Callable[[], object] = lambda: None) -> int:
+    """Exit status of a forked child that runs `job`: 0, or 9 after an exception; -signal.
+
+    Then the parent calls `meanwhile`. No other thread may want Python's lock while C code forks.
+    """
     pid = fork()
     if pid == 0:
         status = 9
@@ -34,6 +38,7 @@ def in_child(job: Callable[[], Any], fork: Callable[[], int] = os.fork, seconds:
             os.write(2, f"child: {type(error).__name__}: {error}\n".encode())
         finally:
             os._exit(status)
+    meanwhile()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -51,5 +56,5 @@ def c_fork() -> int:
 
 
 def held_c_fork() -> int:
-    """The same, with Python's lock held, so that the child has it whatever other threads do."""
+    """The same, with Python's lock held, so that the child has it."""
     return int(ctypes.PyDLL(None).fork())

@@ -102,8 +102,7 @@ def test_the_parent_goes_on_while_a_child_lives(
         os.write(go[1], b"x")
 
     thread = threading.Thread(target=parent)
-    thread.start()
-    status, said = in_child(job, fork), capfd.readouterr().err
+    status, said = in_child(job, fork, meanwhile=thread.start), capfd.readouterr().err
     assert (status, said) == (0, "")
     thread.join()
     assert np.array_equal(a, mixed(12 * MIB, 12))

@@ -43,7 +43,7 @@ from coldmem.lab.result import Result, Row
 @click.option("--with-kernel", is_flag=True,
               help="Also the kernel's zswap and zram, in turn (root).")
 @click.option("--resident", is_flag=True,
-              help="Instead: NumPy's sum, matmul and sort on arrays that stay in RAM, beside plain ones.")
+              help="Instead: NumPy on arrays that stay in RAM, beside plain ones.")
 @click.option("--array", "array_bytes", type=SIZE, default=memory_resident.ARRAY_BYTES,
               help="Bytes of these arrays. Default: 64M.")
 @json_option

@@ -20,3 +20,5 @@ cdef uint32_t memory_dontneed(iovec *ranges, uint32_t count) noexcept nogil
 cdef void memory_forget(void *start, uint64_t nbytes) noexcept nogil
 # Any access to the range ends in SIGSEGV from now on.
 cdef void memory_forbid(void *start, uint64_t nbytes) noexcept nogil
+# Whether forked children have a copy of the range, or nothing there: any access ends in SIGSEGV.
+cdef void memory_inherit(void *start, uint64_t nbytes, bint by_children) noexcept nogil

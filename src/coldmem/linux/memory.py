@@ -5,10 +5,8 @@ Guarantees: a reserved range reads as zeros and costs no memory until it is touc
 
 One vectored `process_madvise` serves a batch where the kernel allows it on the process itself
 (Linux 6.13 on). Elsewhere neighbouring ranges are joined and each takes a `madvise`. A child made
-by fork inherits a pidfd that names its parent, so it falls back to single calls.
+by fork, C code's included, inherits a pidfd that names its parent, so it falls back to single calls.
 """
-
-import os
 
 import cython
 from cython.cimports.coldmem.linux.atomic import (
@@ -18,6 +16,7 @@ from cython.cimports.coldmem.linux.atomic import (
     iovec,
     map_reserve,
 )
+from cython.cimports.coldmem.linux.process import pthread_atfork
 from cython.cimports.libc.errno import errno as c_errno
 from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import qsort
@@ -36,6 +35,8 @@ from cython.cimports.posix.mman import (
 
 from coldmem.errors import EnvironmentFailure
 
+MADV_DONTFORK = cython.declare(cython.int, 10)
+MADV_DOFORK = cython.declare(cython.int, 11)
 MADV_NOHUGEPAGE = cython.declare(cython.int, 15)
 MADV_DONTNEED_LOCKED = cython.declare(cython.int, 24)
 PR_SET_IO_FLUSHER = cython.declare(cython.int, 57)
@@ -120,12 +121,19 @@ def memory_forbid(start, nbytes):
     mprotect(start, nbytes, PROT_NONE)
 
 
-def _after_fork_in_child() -> None:
+def memory_inherit(start, nbytes, by_children):
+    madvise(start, nbytes, MADV_DOFORK if by_children else MADV_DONTFORK)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _in_child() -> cython.void:
     # The pidfd that was inherited names the parent: never advise away the parent's pages.
     a32_store_rlx(cython.address(_vectored), 0)
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+pthread_atfork(cython.NULL, cython.NULL, _in_child)
 
 
 def lock_all() -> None:

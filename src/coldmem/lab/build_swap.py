@@ -1,0 +1,250 @@
+"""The arms of ``lab build``: what the kernel swaps a build to, and how what it holds is measured.
+
+Owns, inside `ready`: the swap area, the kernel's settings of zswap, the processes behind the device.
+All of it is as it was before when the block is left (short of SIGKILL); the undoing of each step is
+noted before the step is done. Needs root. Takes no locks: see `changing_swap`.
+The pool of every arm may grow to the same size, where the arm has a pool.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coldmem.errors import EnvironmentFailure
+from coldmem.lab.arms import ARMS
+from coldmem.lab.build_source import NBD_TOOLS, RUN_TOOLS, require
+from coldmem.lab.kernel_swap import ZRAM_CODEC, ZSWAP_SETTINGS, change, make_swap_file, use_swap
+from coldmem.lab.nbd_swap import NbdDevice
+from coldmem.linux.cgroup import machine_bytes as ram_bytes
+from coldmem.linux.memory_group import find_hierarchy
+from coldmem.linux.swap import in_use
+from coldmem.linux.usage import machine_bytes, other_process_bytes, other_process_cpu_s
+from coldmem.linux.zram import Zram, ZramModule
+
+NO_LIMIT, SWAP_FILE, ZSWAP, ZRAM, NBDKIT = "none", "swapfile", "zswap", "zram", "nbdkit"
+KERNEL_ARMS = (ZSWAP, ZRAM, SWAP_FILE)
+COLDMEM_ARMS = ("pools32", "pool", "class", "handle")
+#: nbdkit compresses nothing: what the way through nbdfuse and the loop device costs by itself.
+BUILD_ARMS = (NO_LIMIT, *KERNEL_ARMS, *COLDMEM_ARMS, NBDKIT)
+DEFAULT_ARMS = (NO_LIMIT, *KERNEL_ARMS, *COLDMEM_ARMS)
+UNIT_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class SwapSettings:
+    """What is the same for all arms.
+
+    Attributes
+    ----------
+    swap_bytes : int
+        Size of the swap area.
+    pool_bytes_max : int
+        What a compressed pool may take.
+    folder : Path
+        For sockets, swap files and mounts; on a disk.
+    compressor : str
+        Of the kernel's zswap; empty: as it is set.
+    codec : str
+        Of coldmem.
+    record : Path or None
+        Where coldmem's server writes what it was asked for.
+    """
+
+    swap_bytes: int
+    pool_bytes_max: int
+    folder: Path
+    compressor: str = ""
+    codec: str = "lz4"
+    record: Path | None = None
+
+
+def _nothing() -> dict[str, Any]:
+    return {}
+
+
+@dataclass
+class Swap:
+    """An arm while it is in place.
+
+    Attributes
+    ----------
+    fields : dict
+        For the row: codec and the like.
+    pool : callable
+        Bytes of the pages in the pool, and bytes of memory that they take; (0, 0) without a pool.
+    pool_charged : bool
+        The pool is in the cgroup's account already.
+    counters : callable
+        Numbers that only grow, by name: CPU seconds of the processes behind the device, and events.
+    device : NbdDevice or None
+    """
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    pool: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    pool_charged: bool = False
+    counters: Callable[[], dict[str, Any]] = _nothing
+    device: NbdDevice | None = None
+
+    def check(self) -> None:
+        """EnvironmentFailure when what serves the device has ended."""
+        if self.device is not None:
+            self.device.check()
+
+    def abort(self) -> None:
+        """Who waits for the device gets an error: the last means to get rid of a process."""
+        if self.device is not None:
+            self.device.abort()
+
+
+def check_machine(arms: tuple[str, ...]) -> None:
+    """EnvironmentFailure that says what is missing for `arms`."""
+    tools = dict(RUN_TOOLS)
+    if {NBDKIT, *COLDMEM_ARMS} & set(arms):
+        tools |= NBD_TOOLS
+        if not Path("/dev/fuse").exists():
+            raise EnvironmentFailure("this kernel has no FUSE (/dev/fuse): modprobe fuse")
+    if NBDKIT in arms:
+        tools |= {"nbdkit": "nbdkit"}
+    require(tools)
+    if ZSWAP in arms and (not ZSWAP_SETTINGS.exists() or machine_bytes("Zswap") is None):
+        raise EnvironmentFailure(
+            "this kernel has no zswap, or does not say what its pool holds: leave the arm zswap out"
+        )
+    others = in_use()
+    if others:
+        raise EnvironmentFailure(
+            f"{', '.join(others)}: other swap is in use, and what goes there would be counted: "
+            "swapoff it for the time of the experiment"
+        )
+
+
+@contextmanager
+def ready(arm: str, settings: SwapSettings) -> Iterator[Swap]:
+    """`arm` in place.
+
+    Raises
+    ------
+    EnvironmentFailure
+        Something is missing or forbidden; the message says what.
+    """
+    with ExitStack() as undo:
+        try:
+            if arm == NO_LIMIT:
+                swap = Swap()
+            elif arm == ZSWAP:
+                swap = _zswap(undo, settings)
+            else:
+                if (ZSWAP_SETTINGS / "enabled").exists():
+                    change(undo, ZSWAP_SETTINGS / "enabled", "N")  # it would stand before any other
+                if arm == ZRAM:
+                    swap = _zram(undo, settings)
+                elif arm == SWAP_FILE:
+                    _swap_file(undo, settings)
+                    swap = Swap()
+                elif arm == NBDKIT:
+                    swap = _nbdkit(undo, settings)
+                else:
+                    swap = _coldmem(undo, settings, arm)
+        except OSError as error:
+            if isinstance(error, EnvironmentFailure):
+                raise
+            raise EnvironmentFailure(f"{error.filename or arm}: {error.strerror}") from error
+        yield swap
+
+
+def _swap_file(undo: ExitStack, settings: SwapSettings) -> None:
+    path = settings.folder / "swapfile"
+    make_swap_file(undo, path, settings.swap_bytes)
+    use_swap(undo, path, settings.swap_bytes)
+
+
+def _zswap(undo: ExitStack, settings: SwapSettings) -> Swap:
+    _swap_file(undo, settings)
+    if settings.compressor:
+        try:
+            change(undo, ZSWAP_SETTINGS / "compressor", settings.compressor)
+        except OSError as error:
+            raise EnvironmentFailure(
+                f"this kernel's zswap has no compressor {settings.compressor}: modprobe it, or see "
+                "/proc/crypto"
+            ) from error
+    percent = -(-settings.pool_bytes_max * 100 // ram_bytes())
+    change(undo, ZSWAP_SETTINGS / "max_pool_percent", str(max(1, min(percent, 100))))
+    shrinker = ZSWAP_SETTINGS / "shrinker_enabled"
+    if shrinker.exists():
+        change(undo, shrinker, "Y")
+    change(undo, ZSWAP_SETTINGS / "enabled", "Y")
+    before = machine_bytes("Zswapped") or 0, machine_bytes("Zswap") or 0
+
+    def pool() -> tuple[int, int]:
+        now = machine_bytes("Zswapped") or 0, machine_bytes("Zswap") or 0
+        return max(now[0] - before[0], 0), max(now[1] - before[1], 0)
+
+    return Swap(
+        fields={
+            "codec": (ZSWAP_SETTINGS / "compressor").read_text().strip(),
+            "shrinker": shrinker.exists(),
+        },
+        pool=pool, pool_charged=find_hierarchy().version == 2,
+    )
+
+
+def _zram(undo: ExitStack, settings: SwapSettings) -> Swap:
+    undo.enter_context(ZramModule())
+    device = Zram(settings.swap_bytes, ZRAM_CODEC, settings.folder)
+    undo.callback(device.close)
+    use_swap(undo, device.path, settings.swap_bytes)
+
+    def pool() -> tuple[int, int]:
+        fields = device.stat_path.read_text().split()
+        return int(fields[0]), int(fields[2])
+
+    return Swap(fields={"codec": ZRAM_CODEC}, pool=pool)
+
+
+def _use_nbd(
+    undo: ExitStack, settings: SwapSettings, command: list[str], socket_path: Path
+) -> NbdDevice:
+    undo.callback(socket_path.unlink, missing_ok=True)
+    device = NbdDevice(command, socket_path, settings.folder)
+    undo.callback(device.close)
+    use_swap(undo, device.path, settings.swap_bytes, discard=True)
+    return device
+
+
+def _cpu(device: NbdDevice) -> dict[str, Any]:
+    server, fuse = (other_process_cpu_s(helper.pid) for helper in (device.server, device.fuse))
+    return {"server_user_s": server[0], "server_sys_s": server[1], "fuse_cpu_s": sum(fuse)}
+
+
+def _memory(device: NbdDevice) -> dict[str, Any]:
+    return {"loop_direct": device.direct, "server_pid": device.server.pid}
+
+
+def _nbdkit(undo: ExitStack, settings: SwapSettings) -> Swap:
+    socket_path = settings.folder / "nbd.socket"
+    command = ["nbdkit", "-f", "-U", str(socket_path), "memory", str(settings.swap_bytes)]
+    device = _use_nbd(undo, settings, command, socket_path)
+    before = other_process_bytes(device.server.pid, "RssAnon")
+
+    def pool() -> tuple[int, int]:
+        used = max(other_process_bytes(device.server.pid, "RssAnon") - before, 0)
+        return used, used
+
+    return Swap(
+        fields={"codec": "none", "loop_direct": device.direct}, pool=pool,
+        counters=lambda: _cpu(device), device=device,
+    )
+
+
+def _coldmem(undo: ExitStack, settings: SwapSettings, name: str) -> Swap:
+    raise EnvironmentFailure("the arm is not there yet")
+
+
+_PYTHON = sys.executable
+_ = ARMS

@@ -48,6 +48,7 @@ lab = LazyGroup(
         "locks": ("coldmem.cli.lab_locks", "32 pools, pool lock, class lock, handle: side by side"),
         "fragmentation": ("coldmem.cli.lab_fragmentation", "memory used per byte stored"),
         "build": ("coldmem.cli.lab_build", "a kernel build under a memory limit, swapping to coldmem"),
+        "replay": ("coldmem.cli.lab_replay", "the swapping of a recorded build, engine alone"),
     },
     "Experiments on the allocator.",
 )

@@ -15,7 +15,10 @@ TIMES = (
     "real_s", "user_s", "sys_s", "server_user_s", "server_sys_s", "fuse_cpu_s",
     "kernel_threads_cpu_s", "machine_busy_s", "copy_s", "prepare_s",
 )
-SIZES = ("pool_peak_bytes", "pool_peak_original_bytes", "cgroup_peak_bytes", "total_peak_bytes")
+SIZES = (
+    "pool_peak_bytes", "pool_peak_original_bytes", "overhead_peak_bytes", "cgroup_peak_bytes",
+    "total_peak_bytes",
+)
 
 
 def _pages(found: dict[str, Any], way: str) -> int | None:

@@ -112,12 +112,24 @@ class _Child:
         self._process.wait(DEATH_S_MAX)
         return self._process.stderr.read().decode(errors="replace").strip()[-LAST_WORDS:]
 
+    def _ended(self, seconds_max: float) -> bool:
+        """Whether the child is gone: `unshare` ends first, and it is the child that has the pipe."""
+        assert self._process.stdout is not None
+        end = time.monotonic() + seconds_max
+        while time.monotonic() < end:
+            if wait_readable([self._process.stdout.fileno()], LOOK_MS) and not os.read(
+                self._process.stdout.fileno(), 1 << 20
+            ):
+                return True
+        return False
+
     def end(self, group: MemoryGroup, swap: Swap) -> None:
         """End it with all that it has started; its tmpfs goes with it."""
         self._process.kill()  # and with it, the first process of its PID namespace
-        if not group.kill(DEATH_S_MAX):
+        if not (group.kill(DEATH_S_MAX) and self._ended(DEATH_S_MAX)):
             swap.abort()  # they wait for a device that does not answer
             group.kill(DEATH_S_MAX)
+            self._ended(DEATH_S_MAX)
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             assert pipe is not None
@@ -149,16 +161,18 @@ class _Peaks:
 
     def __init__(self, group: MemoryGroup, swap: Swap) -> None:
         self._group, self._swap = group, swap
-        self.pool_bytes = self.pool_original_bytes = self.group_bytes = 0
+        self.pool_bytes = self.pool_original_bytes = self.group_bytes = self.overhead_bytes = 0
 
     def look(self) -> int:
-        """Bytes of cgroup and pool together, now."""
+        """Bytes of cgroup, pool and its tables together, now."""
         original, used = self._swap.pool()
         charged = self._group.usage_bytes()
         if used >= self.pool_bytes:
             self.pool_bytes, self.pool_original_bytes = used, original
         self.group_bytes = max(self.group_bytes, charged)
-        return charged + (0 if self._swap.pool_charged else used)
+        overhead = self._swap.overhead()
+        self.overhead_bytes = max(self.overhead_bytes, overhead)
+        return charged + overhead + (0 if self._swap.pool_charged else used)
 
 
 def run_once(
@@ -216,6 +230,7 @@ def _drive(
     fields |= {
         "pool_peak_bytes": peaks.pool_bytes,
         "pool_peak_original_bytes": peaks.pool_original_bytes,
+        "overhead_peak_bytes": peaks.overhead_bytes,
         "cgroup_peak_bytes": peaks.group_bytes,
         "total_peak_bytes": sampler.peak_bytes,
     }

@@ -8,6 +8,7 @@ The pool of every arm may grow to the same size, where the arm has a pool.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,7 @@ from coldmem.errors import EnvironmentFailure
 from coldmem.lab.arms import ARMS
 from coldmem.lab.build_source import NBD_TOOLS, RUN_TOOLS, require
 from coldmem.lab.kernel_swap import ZRAM_CODEC, ZSWAP_SETTINGS, change, make_swap_file, use_swap
-from coldmem.lab.nbd_swap import NbdDevice
+from coldmem.lab.nbd_swap import NbdDevice, ServerStats
 from coldmem.linux.cgroup import machine_bytes as ram_bytes
 from coldmem.linux.memory_group import find_hierarchy
 from coldmem.linux.swap import in_use
@@ -77,6 +78,8 @@ class Swap:
         For the row: codec and the like.
     pool : callable
         Bytes of the pages in the pool, and bytes of memory that they take; (0, 0) without a pool.
+    overhead : callable
+        Bytes of tables beside the pool, where they are known.
     pool_charged : bool
         The pool is in the cgroup's account already.
     counters : callable
@@ -86,6 +89,7 @@ class Swap:
 
     fields: dict[str, Any] = field(default_factory=dict)
     pool: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    overhead: Callable[[], int] = lambda: 0
     pool_charged: bool = False
     counters: Callable[[], dict[str, Any]] = _nothing
     device: NbdDevice | None = None
@@ -222,10 +226,6 @@ def _cpu(device: NbdDevice) -> dict[str, Any]:
     return {"server_user_s": server[0], "server_sys_s": server[1], "fuse_cpu_s": sum(fuse)}
 
 
-def _memory(device: NbdDevice) -> dict[str, Any]:
-    return {"loop_direct": device.direct, "server_pid": device.server.pid}
-
-
 def _nbdkit(undo: ExitStack, settings: SwapSettings) -> Swap:
     socket_path = settings.folder / "nbd.socket"
     command = ["nbdkit", "-f", "-U", str(socket_path), "memory", str(settings.swap_bytes)]
@@ -243,8 +243,52 @@ def _nbdkit(undo: ExitStack, settings: SwapSettings) -> Swap:
 
 
 def _coldmem(undo: ExitStack, settings: SwapSettings, name: str) -> Swap:
-    raise EnvironmentFailure("the arm is not there yet")
+    what = ARMS[name]
+    socket_path, stats_path = settings.folder / "nbd.socket", settings.folder / "stats.json"
+    undo.callback(stats_path.unlink, missing_ok=True)
+    command = [
+        os.environ.get("COLDMEM_LAB_PYTHON", sys.executable), "-m", "coldmem", "nbd", "--size", str(settings.swap_bytes),
+        "--memory-max", str(settings.pool_bytes_max), "--swapfile", str(settings.folder),
+        "--codec", settings.codec, "--locking", what.locking, "--pools", str(what.pools_n),
+        "--socket", str(socket_path), "--stats-file", str(stats_path), "--lock-memory",
+        "--lock-statistics",
+    ]
+    if settings.record is not None:
+        command += ["--record", str(settings.record.absolute())]
+    device = _use_nbd(undo, settings, command, socket_path)
+    told = ServerStats(device.server, stats_path)
+    told.ask(wait=True)
+    before = other_process_bytes(device.server.pid, "RssAnon")
+    fields: dict[str, Any] = {"codec": settings.codec, "loop_direct": device.direct}
+
+    def pool() -> tuple[int, int]:
+        told.ask(wait=False)
+        found = told.last["zswap"]
+        for key, value in {
+            "server_rss_peak_bytes": other_process_bytes(device.server.pid),
+            "server_grown_peak_bytes": other_process_bytes(device.server.pid, "RssAnon") - before,
+            "fuse_rss_peak_bytes": other_process_bytes(device.fuse.pid),
+            "disk_peak_bytes": found["disk_bytes"],
+        }.items():
+            fields[key] = max(fields.get(key, 0), value)
+        return units_in_ram(found) * UNIT_BYTES, found["pool_used_bytes"]
+
+    def counters() -> dict[str, Any]:
+        told.ask(wait=True)
+        locks = told.last["locks"].values()
+        return _cpu(device) | {
+            "written_back": told.last["counters"]["written_back_pages"],
+            "lock_acquisitions": sum(lock["acquisitions"] for lock in locks),
+            "lock_waits": sum(lock["contended"] for lock in locks),
+            "lock_wait_s": sum(lock["wait_ns"] for lock in locks) / 1e9,
+        }
+
+    return Swap(
+        fields=fields, pool=pool, overhead=lambda: int(told.last["zswap"]["metadata_bytes"]),
+        counters=counters, device=device,
+    )
 
 
-_PYTHON = sys.executable
-_ = ARMS
+def units_in_ram(found: dict[str, Any]) -> int:
+    """Units whose data is in RAM, those of one repeated word among them."""
+    return int(found["units_ram"] + found["units_same_filled"])

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -27,6 +28,13 @@ START_S_MAX = 20.0
 END_S_MAX = 20.0
 STEP_S = 0.02
 LAST_WORDS = 800  # of a process that failed, in characters
+
+
+def mounted() -> set[str]:
+    """Where something is mounted."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    # Blanks and the like are written as octal numbers there.
+    return {line.split()[1].encode().decode("unicode_escape") for line in lines}
 
 
 class Helper:
@@ -59,6 +67,9 @@ class Helper:
         except subprocess.TimeoutExpired:
             return False
         return True
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         self._process.kill()
@@ -128,12 +139,12 @@ class NbdDevice:
     def _unmount(self, mount: Path) -> None:
         """nbdfuse ends when its mount does; where that fails, the other way round."""
         end = time.monotonic() + END_S_MAX
-        while os.path.ismount(mount):
+        # A mount whose process has died looks like no mount to those who only ask for its state.
+        while str(mount) in mounted():
             done = subprocess.run(["umount", str(mount)], capture_output=True, check=False)
             if done.returncode and time.monotonic() > end:
                 self.fuse.kill()
                 subprocess.run(["umount", "--lazy", str(mount)], capture_output=True, check=False)
-                break
             time.sleep(STEP_S)
         self.fuse.wait(END_S_MAX)
         self.fuse.stop()
@@ -152,10 +163,64 @@ class NbdDevice:
         self._undo.close()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """An object; empty when there is none yet."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found
+class ServerStats:
+    """What ``coldmem nbd --stats-file`` tells when it is asked with a signal.
+
+    Attributes
+    ----------
+    last : dict
+        The newest answer.
+    """
+
+    def __init__(self, server: Helper, path: Path) -> None:
+        self.last: dict[str, Any] = {}
+        self._server, self._path = server, path
+        self._seen = self._mark()
+        self._asked = False  # a question is not answered yet
+        self._lock = threading.Lock()
+
+    def _mark(self) -> int:
+        """Another number for each answer: the server writes a new file and renames it."""
+        try:
+            return self._path.stat().st_mtime_ns
+        except OSError:
+            return -1
+
+    def _read(self) -> bool:
+        mark = self._mark()
+        if mark == self._seen:
+            return False
+        self.last, self._seen = json.loads(self._path.read_text()), mark
+        return True
+
+    def ask(self, wait: bool) -> None:
+        """Take the answer to the question before, if there is one, and ask again.
+
+        Parameters
+        ----------
+        wait : bool
+            For the answer to this very question.
+
+        Raises
+        ------
+        EnvironmentFailure
+            The server has ended, or does not answer.
+        """
+        with self._lock:
+            if wait and self._asked:
+                self._wait()
+            self._asked = self._asked and not self._read()
+            if not self._asked:
+                self._server.signal(signal.SIGUSR1)
+                self._asked = True
+            if wait:
+                self._wait()
+
+    def _wait(self) -> None:
+        end = time.monotonic() + START_S_MAX
+        while not self._read():
+            self._server.check()
+            if time.monotonic() > end:
+                raise EnvironmentFailure("the NBD server does not tell its statistics")
+            time.sleep(STEP_S)
+        self._asked = False

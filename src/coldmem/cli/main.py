@@ -75,6 +75,7 @@ cli = Root(
     "coldmem",
     {
         "run": ("coldmem.cli.run", "a whole program, unchanged, with more memory for its arrays"),
+        "nbd": ("coldmem.cli.nbd", "the pool as a block device, for virtual machines and swap"),
         "doctor": ("coldmem.cli.doctor", "what this machine permits, and how to permit more"),
         "demo": ("coldmem.cli.demo", "NumPy on more data than the limit, checked; then locks in short"),
         "lab": ("", "experiments on the allocator"),

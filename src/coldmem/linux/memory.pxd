@@ -3,6 +3,12 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from coldmem.linux.atomic cimport iovec
 
+cdef extern from "<sys/mman.h>" nogil:
+    enum:
+        MCL_ONFAULT
+        MLOCK_ONFAULT
+    int mlock2(const void *start, size_t nbytes, unsigned int flags)
+
 cdef void *memory_reserve(uint64_t nbytes) noexcept nogil
 cdef void memory_release(void *start, uint64_t nbytes) noexcept nogil
 # Ranges are sorted and joined in place; system calls made.

@@ -79,11 +79,12 @@ def command(
             raise EnvironmentFailure(f"there is no directory {path.absolute().parent}")
     if record is not None and record.suffix != ".npz":
         raise UsageError(f"--record {record.name}: end it in .npz")
-    from coldmem.lab import machine
-    from coldmem.nbd.server import Server
-
-    # Blocked before any thread is made, so that all inherit it and this one alone takes them.
+    # Blocked before any thread is made, those of NumPy's libraries too, so that all inherit it and this
+    # one alone takes them: a thread that does not block SIGUSR1 would end the process.
     with _blocked(STOP | {TELL}):
+        from coldmem.lab import machine
+        from coldmem.nbd.server import Server
+
         server = Server(size, socket=socket, tcp=tcp, unit_bytes=unit, record=record is not None,
                         **options)
         with server:

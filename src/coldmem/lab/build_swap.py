@@ -8,7 +8,6 @@ The pool of every arm may grow to the same size, where the arm has a pool.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -247,7 +246,7 @@ def _coldmem(undo: ExitStack, settings: SwapSettings, name: str) -> Swap:
     socket_path, stats_path = settings.folder / "nbd.socket", settings.folder / "stats.json"
     undo.callback(stats_path.unlink, missing_ok=True)
     command = [
-        os.environ.get("COLDMEM_LAB_PYTHON", sys.executable), "-m", "coldmem", "nbd", "--size", str(settings.swap_bytes),
+        sys.executable, "-m", "coldmem", "nbd", "--size", str(settings.swap_bytes),
         "--memory-max", str(settings.pool_bytes_max), "--swapfile", str(settings.folder),
         "--codec", settings.codec, "--locking", what.locking, "--pools", str(what.pools_n),
         "--socket", str(socket_path), "--stats-file", str(stats_path), "--lock-memory",

@@ -47,6 +47,8 @@ LABELS = {
               help="Runs of each arm; the median counts.")
 @click.option("--compressor", default="", help="Of the kernel's zswap. Default: as it is set.")
 @click.option("--codec", default="lz4", show_default=True, help="Of coldmem.")
+@click.option("--discard", is_flag=True,
+              help="The kernel tells coldmem's device which clusters are free. It costs memory.")
 @click.option("--record", type=click.Path(dir_okay=False, path_type=Path),
               help="Write what the first run of the arm handle asks of its device: see lab replay.")
 @click.option("--seconds", "run_s_max", type=click.FloatRange(0, min_open=True),

@@ -68,6 +68,7 @@ class BuildPlan:
     command: tuple[str, ...] = ()
     compressor: str = ""
     codec: str = "lz4"
+    discard: bool = False
     record: Path | None = None
     run_s_max: float = RUN_S_MAX
     spoil: bool = False
@@ -146,7 +147,7 @@ def _turns(
         folder = Path(tempfile.mkdtemp(prefix=f"{arm}-", dir=runs))
         settings = SwapSettings(
             plan.swap_bytes, plan.pool_bytes_max, folder, plan.compressor, plan.codec,
-            record if arm == RECORDED else None,
+            record if arm == RECORDED else None, plan.discard,
         )
         if arm == RECORDED:
             record = None
@@ -203,7 +204,7 @@ def _result(plan: BuildPlan, attempts: list[Attempt]) -> Result:
         "pool_bytes_max": plan.pool_bytes_max, "jobs": plan.jobs, "target": plan.target,
         "config": plan.config, "command": " ".join(plan.command) or None,
         "source": plan.source.name if plan.source else None, "repeats": plan.repeats,
-        "arms": list(plan.arms), "codec": plan.codec,
+        "arms": list(plan.arms), "codec": plan.codec, "discard": plan.discard,
     }
     for name in VM_SETTINGS:
         settings[name.replace("-", "_")] = int(Path("/proc/sys/vm", name).read_text())

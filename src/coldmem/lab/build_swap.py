@@ -53,6 +53,9 @@ class SwapSettings:
         Of coldmem.
     record : Path or None
         Where coldmem's server writes what it was asked for.
+    discard : bool
+        Tell an NBD device what has become free. The kernel does so by clusters of 2 MiB, once all of
+        one is free, and with it hands out empty clusters before it takes half-empty ones.
     """
 
     swap_bytes: int
@@ -61,6 +64,7 @@ class SwapSettings:
     compressor: str = ""
     codec: str = "lz4"
     record: Path | None = None
+    discard: bool = False
 
 
 def _nothing() -> dict[str, Any]:
@@ -216,7 +220,7 @@ def _use_nbd(
     undo.callback(socket_path.unlink, missing_ok=True)
     device = NbdDevice(command, socket_path, settings.folder)
     undo.callback(device.close)
-    use_swap(undo, device.path, settings.swap_bytes, discard=True)
+    use_swap(undo, device.path, settings.swap_bytes, discard=settings.discard)
     return device
 
 
@@ -275,8 +279,11 @@ def _coldmem(undo: ExitStack, settings: SwapSettings, name: str) -> Swap:
     def counters() -> dict[str, Any]:
         told.ask(wait=True)
         locks = told.last["locks"].values()
+        requests = told.last["device"]["requests"]
         return _cpu(device) | {
             "written_back": told.last["counters"]["written_back_pages"],
+            "reads": requests["read"], "writes": requests["write"], "trims": requests["trim"],
+            "trimmed_bytes": told.last["device"]["trimmed_bytes"],
             "lock_acquisitions": sum(lock["acquisitions"] for lock in locks),
             "lock_waits": sum(lock["contended"] for lock in locks),
             "lock_wait_s": sum(lock["wait_ns"] for lock in locks) / 1e9,

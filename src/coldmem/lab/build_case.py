@@ -184,7 +184,10 @@ def main() -> None:
         _say("failed", code=error.code, message=str(error))
         return
     _wait()
-    _say("read", files=digests(Path(case.tree), case.all_files))
+    try:
+        _say("read", files=digests(Path(case.tree), case.all_files))
+    except OSError as error:  # what was swapped out cannot be read back
+        _say("failed", code=1, message=f"{error.filename or 'a file'}: {error.strerror}")
 
 
 if __name__ == "__main__":

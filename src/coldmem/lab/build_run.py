@@ -16,9 +16,12 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from coldmem.errors import EnvironmentFailure, InternalError
+import numpy as np
+
+from coldmem.errors import EnvironmentFailure
 from coldmem.lab.build_case import LAST_WORDS, BuildCase
 from coldmem.lab.build_swap import NO_LIMIT, Swap, SwapSettings, ready
 from coldmem.lab.footprint import Sampler
@@ -32,8 +35,10 @@ from coldmem.linux.usage import (
     swap_events,
 )
 from coldmem.linux.wait import wait_readable
+from coldmem.nbd.trace import Trace
 
 SAMPLE_S = 0.1
+TICK_NS = 1000  # of the times in a record
 LOOK_MS = 500  # between two looks at the processes behind the device
 DEATH_S_MAX = 30.0
 #: Mounts and processes of the child's own, which end with it.
@@ -56,7 +61,7 @@ class Attempt:
 
 
 class _Failed(Exception):
-    """The child says that a program failed."""
+    """A program failed, or what the child needed to read is gone; the message says what."""
 
 
 class _Child:
@@ -99,7 +104,7 @@ class _Child:
                 continue
             piece = os.read(self._process.stdout.fileno(), 1 << 20)
             if not piece:
-                raise InternalError(f"the run ended without a word: {self._last_words()}")
+                raise _Failed(f"the run ended before its time: {self._last_words()}")
             self._unread += piece
         line, _, self._unread = self._unread.partition(b"\n")
         found: dict[str, Any] = json.loads(line)
@@ -205,7 +210,16 @@ def run_once(
             kills = group.oom_kills()
             attempt.killed = bool(kills)
             attempt.fields["oom_kills"] = kills
+    if settings.record is not None and not attempt.failure:
+        _cut(settings.record, attempt.fields["uptime_s"])
     return attempt
+
+
+def _cut(path: Path, seconds: float) -> None:
+    """Leave out of a record what came after the build: reading its files, and throwing them away."""
+    trace = Trace.load(path)
+    n = int(np.searchsorted(trace.time_ns, seconds * 1e9, "right"))
+    trace.head(n).save(path, TICK_NS)
 
 
 def _joined(case: BuildCase, group: MemoryGroup) -> BuildCase:
@@ -226,6 +240,8 @@ def _drive(
         fields |= child.step("built", swap, seconds_max)
         after = _counters(swap)
     fields |= _grown(before, after)
+    if "uptime_s" in after:
+        fields["uptime_s"] = after["uptime_s"]
     fields["copy_counters"] = _grown(at_start, before)
     fields |= {
         "pool_peak_bytes": peaks.pool_bytes,

@@ -90,11 +90,13 @@ def _unpack(archive: Path, tree: Path) -> None:
     unready = tree.with_name(f".{tree.name}.unready")
     shutil.rmtree(unready, ignore_errors=True)
     unready.mkdir(parents=True)
-    done = subprocess.run(
-        ["tar", "-xf", str(archive), "-C", str(unready), "--strip-components=1"],
-        capture_output=True, text=True, check=False,
-    )
-    if done.returncode != 0:
+    try:
+        done = subprocess.run(
+            ["tar", "-xf", str(archive), "-C", str(unready), "--strip-components=1"],
+            capture_output=True, text=True, check=False,
+        )
+        if done.returncode != 0:
+            raise EnvironmentFailure(f"{archive} cannot be unpacked: {done.stderr.strip()[-300:]}")
+        unready.rename(tree)
+    finally:
         shutil.rmtree(unready, ignore_errors=True)
-        raise EnvironmentFailure(f"{archive} cannot be unpacked: {done.stderr.strip()[-300:]}")
-    unready.rename(tree)

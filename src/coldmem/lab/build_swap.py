@@ -281,6 +281,7 @@ def _coldmem(undo: ExitStack, settings: SwapSettings, name: str) -> Swap:
         locks = told.last["locks"].values()
         requests = told.last["device"]["requests"]
         return _cpu(device) | {
+            "uptime_s": told.last["uptime_s"],
             "written_back": told.last["counters"]["written_back_pages"],
             "reads": requests["read"], "writes": requests["write"], "trims": requests["trim"],
             "trimmed_bytes": told.last["device"]["trimmed_bytes"],

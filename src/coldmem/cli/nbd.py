@@ -6,8 +6,9 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from socket import socketpair
 from typing import Any
 
 import click
@@ -79,17 +80,15 @@ def command(
             raise EnvironmentFailure(f"there is no directory {path.absolute().parent}")
     if record is not None and record.suffix != ".npz":
         raise UsageError(f"--record {record.name}: end it in .npz")
-    # Blocked before any thread is made, those of NumPy's libraries too, so that all inherit it and this
-    # one alone takes them: a thread that does not block SIGUSR1 would end the process.
-    with _blocked(STOP | {TELL}):
-        from coldmem.lab import machine
-        from coldmem.nbd.server import Server
+    from coldmem.lab import machine
+    from coldmem.nbd.server import Server
 
+    with _signals(STOP | {TELL}) as next_signal:
         server = Server(size, socket=socket, tcp=tcp, unit_bytes=unit, record=record is not None,
                         **options)
         with server:
             _say_ready(server.uris, server.size_bytes, as_json)
-            while signal.sigwait(STOP | {TELL}) == TELL:
+            while next_signal() == TELL:
                 _tell(server.stats(), stats_file)
         last = server.stats()
         if stats_file is not None:
@@ -102,12 +101,28 @@ def command(
 
 
 @contextlib.contextmanager
-def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _signals(wanted: set[signal.Signals]) -> Iterator[Callable[[], int]]:
+    """A function that waits for the next of `wanted`; those that come before it is called count too.
+
+    Blocking them and `sigwait` would not do: libraries have started threads that do not block them.
+    """
+    near, far = socketpair()
+    with near, far:
+        far.setblocking(False)
+        before_fd = signal.set_wakeup_fd(far.fileno(), warn_on_full_buffer=False)
+        before = {number: signal.signal(number, lambda *_: None) for number in wanted}
+
+        def next_signal() -> int:
+            while (number := near.recv(1)[0]) not in wanted:
+                pass
+            return number
+
+        try:
+            yield next_signal
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)  # None: not set from Python
+            signal.set_wakeup_fd(before_fd)
 
 
 def _print(line: str) -> None:

@@ -9,6 +9,9 @@ cdef extern from "<sys/mman.h>" nogil:
         MLOCK_ONFAULT
     int mlock2(const void *start, size_t nbytes, unsigned int flags)
 
+cdef extern from "<sys/prctl.h>" nogil:
+    int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)
+
 cdef void *memory_reserve(uint64_t nbytes) noexcept nogil
 cdef void memory_release(void *start, uint64_t nbytes) noexcept nogil
 # Ranges are sorted and joined in place; system calls made.

@@ -38,6 +38,7 @@ from coldmem.errors import EnvironmentFailure
 
 MADV_NOHUGEPAGE = cython.declare(cython.int, 15)
 MADV_DONTNEED_LOCKED = cython.declare(cython.int, 24)
+PR_SET_IO_FLUSHER = cython.declare(cython.int, 57)
 _vectored = cython.declare(int32_t, 1)
 _locked = cython.declare(int32_t, 0)
 
@@ -145,10 +146,14 @@ def lock_all() -> None:
             "all address space that is reserved: try ulimit -l unlimited"
         )
     a32_store_rlx(cython.address(_locked), 1)
+    # Where allowed: when the kernel needs memory for this thread and those that it starts, it must not
+    # wait for a disk, since that disk may be the one that they serve.
+    prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0)
 
 
 def unlock_all() -> None:
-    """Undo `lock_all`."""
+    """Undo `lock_all`, for threads started from now on."""
+    prctl(PR_SET_IO_FLUSHER, 0, 0, 0, 0)
     munlockall()
     a32_store_rlx(cython.address(_locked), 0)
 

@@ -37,13 +37,24 @@ from cython.cimports.coldmem.linux.stream import (
     stream_receive_all,
     stream_send,
 )
+from cython.cimports.coldmem.nbd.answer import (
+    SPANS_MAX,
+    STATUS_SPANS_MAX,
+    U8P,
+    RequestP,
+    Session,
+    SessionP,
+    reply_data,
+    reply_done,
+    reply_error,
+    reply_status,
+)
 from cython.cimports.coldmem.nbd.block import (
     N_COMMANDS,
     N_CONNECTIONS,
-    N_EIO,
-    N_ENOSPC,
     N_ERRORS,
     DeviceP,
+    Spans,
     SpansP,
     device_read,
     device_status,
@@ -55,14 +66,12 @@ from cython.cimports.coldmem.nbd.block import (
 )
 from cython.cimports.libc.stdint import int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
-from cython.cimports.libc.string import memcpy, memmove, strlen
+from cython.cimports.libc.string import memcpy, memmove
 
 from coldmem.errors import UsageError
 from coldmem.nbd import protocol
 
 REQUEST_MAGIC = cython.declare(uint32_t, protocol.REQUEST_MAGIC)
-SIMPLE_MAGIC = cython.declare(uint32_t, protocol.SIMPLE_REPLY_MAGIC)
-STRUCTURED_MAGIC = cython.declare(uint32_t, protocol.STRUCTURED_REPLY_MAGIC)
 
 READ = cython.declare(uint16_t, protocol.CMD_READ)
 WRITE = cython.declare(uint16_t, protocol.CMD_WRITE)
@@ -79,17 +88,8 @@ DF = cython.declare(uint16_t, protocol.CMD_FLAG_DF)
 REQ_ONE = cython.declare(uint16_t, protocol.CMD_FLAG_REQ_ONE)
 FAST_ZERO = cython.declare(uint16_t, protocol.CMD_FLAG_FAST_ZERO)
 
-DONE = cython.declare(uint16_t, protocol.REPLY_FLAG_DONE)
-NONE = cython.declare(uint16_t, protocol.REPLY_NONE)
-OFFSET_DATA = cython.declare(uint16_t, protocol.REPLY_OFFSET_DATA)
-OFFSET_HOLE = cython.declare(uint16_t, protocol.REPLY_OFFSET_HOLE)
-STATUS = cython.declare(uint16_t, protocol.REPLY_BLOCK_STATUS)
-ERROR = cython.declare(uint16_t, protocol.REPLY_ERROR)
-ERROR_OFFSET = cython.declare(uint16_t, protocol.REPLY_ERROR_OFFSET)
-ALLOCATION_ID = cython.declare(uint32_t, protocol.CONTEXT_ALLOCATION_ID)
 
 EPERM = cython.declare(int32_t, protocol.EPERM)
-EIO = cython.declare(int32_t, protocol.EIO)
 EINVAL = cython.declare(int32_t, protocol.EINVAL)
 ENOSPC = cython.declare(int32_t, protocol.ENOSPC)
 
@@ -99,12 +99,13 @@ KEPT_BYTES = cython.declare(uint32_t, 4 << 20)  # of a buffer; what is touched a
 LONG_BYTES = cython.declare(uint32_t, 256 << 10)  # a request of so many is worth a look first
 
 
-def session_new(d):
+def session_new(k):
     s: SessionP = cython.cast(SessionP, calloc(1, cython.sizeof(Session)))
     if s == cython.NULL:
         return cython.NULL
+    s.structured = k.structured
     s.buffer = cython.cast(U8P, memory_reserve(PAYLOAD_MAX))
-    if s.buffer == cython.NULL or worker_init(cython.address(s.worker), d) != 0:
+    if s.buffer == cython.NULL or worker_init(cython.address(s.worker), k.device) != 0:
         session_free(s)
         return cython.NULL
     return s
@@ -251,133 +252,7 @@ def request_fault(k, r):
     return 0
 
 
-# -- answering ------------------------------------------------------------------------------------
-def part_add(s, start, nbytes):
-    s.parts[s.segments].iov_base = start
-    s.parts[s.segments].iov_len = nbytes
-    s.segments += 1
-
-
-def head_structured(s, number, flags, kind, nbytes):
-    """The header of a chunk of `nbytes`, as part `number` of the heads; where its fields go on."""
-    at: uint32_t = number * CHUNK_BYTES
-    p: U8P = s.heads + at
-    put32(p, STRUCTURED_MAGIC)
-    put16(p + 4, flags)
-    put16(p + 6, kind)
-    memcpy(p + 8, cython.address(s.request.cookie), 8)
-    put32(p + 16, nbytes)
-    return at + 20
-
-
-def reply(k, s):
-    """Send the parts. When that fails, the client is gone: the receiving side will see it too."""
-    failed: int64_t
-    mutex_lock(cython.address(k.send_lock))
-    failed = stream_send(k.fd, s.parts, s.segments)
-    mutex_unlock(cython.address(k.send_lock))
-    if failed != 0:
-        stream_end(k.fd, True)
-
-
-def count_error(d, error):
-    which: uint32_t = N_ERRORS
-    if error == ENOSPC:
-        which = N_ENOSPC
-    elif error == EIO:
-        which = N_EIO
-    a64_fetch_add_rlx(cython.address(d.counts[which]), 1)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _words(error: int32_t) -> cython.p_const_char:
-    if error == EPERM:
-        return b"this export is read-only"
-    if error == EIO:
-        return b"the swap file or the codec failed"
-    if error == EINVAL:
-        return b"a command, flag, offset or length that this export does not take"
-    if error == ENOSPC:
-        return b"no room: beyond the end, or the pool and the swap file are full"
-    return b"out of memory, or shutting down"
-
-
-def reply_error(k, s, error, at, offset):
-    n: uint32_t
-    p: U8P
-    text: cython.p_const_char = _words(error)
-    length: uint16_t = cython.cast(uint16_t, strlen(text))
-    count_error(k.device, error)
-    s.segments = 0
-    if not k.structured:
-        put32(s.heads, SIMPLE_MAGIC)
-        put32(s.heads + 4, error)
-        memcpy(s.heads + 8, cython.address(s.request.cookie), 8)
-        part_add(s, s.heads, 16)
-        return
-    n = head_structured(s, 0, DONE, ERROR_OFFSET if at else ERROR, 6 + length + (8 if at else 0))
-    p = s.heads + n
-    put32(p, error)
-    put16(p + 4, length)
-    memcpy(p + 6, text, length)
-    n += 6 + length
-    if at:
-        put64(s.heads + n, offset)
-        n += 8
-    part_add(s, s.heads, n)
-
-
-def reply_done(k, s):
-    s.segments = 0
-    if k.structured:
-        part_add(s, s.heads, head_structured(s, 0, DONE, NONE, 0))
-        return
-    put32(s.heads, SIMPLE_MAGIC)
-    put32(s.heads + 4, 0)
-    memcpy(s.heads + 8, cython.address(s.request.cookie), 8)
-    part_add(s, s.heads, 16)
-
-
-def reply_data(k, s, spans):
-    i: uint32_t
-    n: uint32_t
-    head: uint32_t
-    last: uint16_t
-    s.segments = 0
-    if not k.structured:
-        reply_done(k, s)
-        part_add(s, s.buffer, s.request.length)
-        return
-    for i in range(spans.count):
-        last = DONE if i + 1 == spans.count else 0
-        head = i * CHUNK_BYTES
-        if spans.items[i].state != 0:
-            n = head_structured(s, i, last, OFFSET_HOLE, 12)
-            put32(s.heads + n + 8, spans.items[i].length)
-            part_add(s, s.heads + head, CHUNK_BYTES)
-        else:
-            n = head_structured(s, i, last, OFFSET_DATA, 8 + spans.items[i].length)
-            part_add(s, s.heads + head, CHUNK_BYTES - 4)
-            part_add(s, s.buffer + spans.items[i].start, spans.items[i].length)
-        put64(s.heads + n, s.request.offset + spans.items[i].start)
-
-
-def reply_status(k, s, spans):
-    i: uint32_t
-    n: uint32_t
-    for i in range(spans.count):
-        put32(s.extents + 8 * i, spans.items[i].length)
-        put32(s.extents + 8 * i + 4, spans.items[i].state)
-    n = head_structured(s, 0, DONE, STATUS, 4 + 8 * spans.count)
-    put32(s.heads + n, ALLOCATION_ID)
-    s.segments = 0
-    part_add(s, s.heads, n + 4)
-    part_add(s, s.extents, 8 * spans.count)
-
-
-# -- doing ----------------------------------------------------------------------------------------
+# -- doing and answering --------------------------------------------------------------------------
 def request_do(k, s):
     """Do what is asked, and prepare the answer."""
     r: RequestP = cython.address(s.request)
@@ -386,7 +261,7 @@ def request_do(k, s):
     error: int32_t = r.error
     bad: uint64_t = 0
     if unlikely(error != 0):
-        reply_error(k, s, error, False, 0)
+        reply_error(s, error, False, 0)
         return
     a64_fetch_add_rlx(cython.address(k.device.counts[N_COMMANDS + r.command]), 1)
     spans.items = s.spans
@@ -399,20 +274,20 @@ def request_do(k, s):
             cython.address(s.worker), r.offset, r.length, s.buffer, wanted, cython.address(bad)
         )
         if unlikely(error != 0):
-            reply_error(k, s, error, True, bad)
+            reply_error(s, error, True, bad)
             return
         if wanted == cython.NULL:
             spans.count = 1
             s.spans[0].start = 0
             s.spans[0].length = r.length
             s.spans[0].state = 0
-        reply_data(k, s, cython.address(spans))
+        reply_data(s, cython.address(spans))
         return
     if r.command == BLOCK_STATUS:
         spans.max = 1 if r.flags & REQ_ONE else STATUS_SPANS_MAX
         error = device_status(cython.address(s.worker), r.offset, r.length, cython.address(spans))
         if error == 0:
-            reply_status(k, s, cython.address(spans))
+            reply_status(s, cython.address(spans))
             return
     elif r.command == WRITE:
         error = device_write(cython.address(s.worker), r.offset, r.length, s.buffer)
@@ -424,9 +299,9 @@ def request_do(k, s):
         )
     # FLUSH: what was answered is already where every connection sees it. CACHE: all of it is near.
     if error != 0:
-        reply_error(k, s, error, False, 0)
+        reply_error(s, error, False, 0)
     else:
-        reply_done(k, s)
+        reply_done(s)
 
 
 def may_take_long(k, r):
@@ -434,6 +309,16 @@ def may_take_long(k, r):
         k.device.zswap.swap != cython.NULL
         and a64_load_rlx(cython.address(k.device.zswap.swap.used_bytes)) != 0
     )
+
+
+def reply(k, s):
+    """Send the parts. When that fails, the client is gone: the receiving side will see it too."""
+    failed: int64_t
+    mutex_lock(cython.address(k.send_lock))
+    failed = stream_send(k.fd, s.parts, s.segments)
+    mutex_unlock(cython.address(k.send_lock))
+    if failed != 0:
+        stream_end(k.fd, True)
 
 
 def serve_loop(k, s):
@@ -503,7 +388,7 @@ class Connection:
         k: LinkP = self.c
         s: SessionP
         with cython.nogil:
-            s = session_new(k.device)
+            s = session_new(k)
             if s != cython.NULL:
                 serve_loop(k, s)
                 session_free(s)

@@ -12,6 +12,7 @@ Locks: `_lock` guards the set of clients. Native locks: see block.pxd and serve.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import socket
@@ -153,6 +154,8 @@ class Server:
             self._bell = undo.enter_context(_Bell())
             self._undo = undo.pop_all()
         self._cold = cold_codec is not None
+        # Its threads must not run any more when the interpreter takes itself apart.
+        atexit.register(self.close)
 
     def _listen(
         self, path: str | os.PathLike[str] | None, tcp: int | str | None, undo: contextlib.ExitStack
@@ -195,6 +198,7 @@ class Server:
         if self._closing.is_set():
             return
         self._closing.set()
+        atexit.unregister(self.close)
         self._bell.ring()
         for worker in self._workers:
             worker.join()

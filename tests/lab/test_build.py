@@ -190,7 +190,7 @@ def state() -> dict[str, object]:
         "swaps": in_use(), "settings": settings, "mounts": sorted(mounted()),
         "groups": sorted(str(p) for p in folder.glob("coldmem-*")),
         "loops": sorted(str(p) for p in Path("/sys/block").glob("loop*/loop")),
-        "files": sorted(str(p) for p in Path(FOLDER).glob("coldmem-*")),
+        "files": sorted(str(p) for f in (FOLDER, "/tmp") for p in Path(f).glob("coldmem-build-*")),
         "processes": helpers(),
     }
 

@@ -184,7 +184,7 @@ def test_command(trace: Trace, tmp_path: Path, capsys: pytest.CaptureFixture[str
     options = ["--threads", "1", "2", "--repeats", "1", "--arms", "pools32", "handle"]
     assert cli_run(["lab", "replay", str(path), *options, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["name"] == "lab_replay" and result["settings"]["slots"] == 3000
+    assert result["name"] == "lab_replay" and result["settings"]["slots"] == facts(trace).slots
     assert [(r["threads"], r["arm"]) for r in result["rows"]] == [
         (1, "pools32"), (1, "handle"), (2, "pools32"), (2, "handle"),
     ]

@@ -121,8 +121,8 @@ def _show_times(result: Result, rows: dict[str, list[Row]], screen: Console) -> 
         )
     screen.print(made)
     screen.print(
-        "user and sys are of the build. CPU s: build, server, nbdfuse and threads of the kernel; machine:"
-        " all that\nthe machine did meanwhile.", style="dim",
+        "user and sys are of the build. CPU s: build, server, nbdfuse and threads of the kernel; "
+        "machine: all that\nthe machine did meanwhile.", style="dim",
     )
     screen.print()
 

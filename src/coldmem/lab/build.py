@@ -168,7 +168,8 @@ def _turns(
 
 def _told(attempt: Attempt) -> str:
     if attempt.failure:
-        return f"FAILED: {attempt.arm}: {'killed for want of memory: ' * attempt.killed}{attempt.failure}"
+        why = "killed for want of memory: " if attempt.killed else ""
+        return f"FAILED: {attempt.arm}: {why}{attempt.failure}"
     found = attempt.fields
     return (f"  {attempt.arm}: real {found['real_s']:.2f} user {found['user_s']:.2f} "
             f"sys {found['sys_s']:.2f}, {len(attempt.files)} files")

@@ -8,7 +8,9 @@ The pool of every arm may grow to the same size, where the arm has a pool.
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +35,7 @@ COLDMEM_ARMS = ("pools32", "pool", "class", "handle")
 BUILD_ARMS = (NO_LIMIT, *KERNEL_ARMS, *COLDMEM_ARMS, NBDKIT)
 DEFAULT_ARMS = (NO_LIMIT, *KERNEL_ARMS, *COLDMEM_ARMS)
 UNIT_BYTES = 4096
+SOCKETS = "/tmp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,11 +220,17 @@ def _zram(undo: ExitStack, settings: SwapSettings) -> Swap:
 def _use_nbd(
     undo: ExitStack, settings: SwapSettings, command: list[str], socket_path: Path
 ) -> NbdDevice:
-    undo.callback(socket_path.unlink, missing_ok=True)
     device = NbdDevice(command, socket_path, settings.folder)
     undo.callback(device.close)
     use_swap(undo, device.path, settings.swap_bytes, discard=settings.discard)
     return device
+
+
+def _new_socket(undo: ExitStack) -> Path:
+    """A name for a socket, in a folder of its own; a Unix socket's name has 107 bytes at most."""
+    folder = Path(tempfile.mkdtemp(prefix="coldmem-build-", dir=SOCKETS))
+    undo.callback(shutil.rmtree, folder)
+    return folder / "nbd.socket"
 
 
 def _cpu(device: NbdDevice) -> dict[str, Any]:
@@ -230,7 +239,7 @@ def _cpu(device: NbdDevice) -> dict[str, Any]:
 
 
 def _nbdkit(undo: ExitStack, settings: SwapSettings) -> Swap:
-    socket_path = settings.folder / "nbd.socket"
+    socket_path = _new_socket(undo)
     command = ["nbdkit", "-f", "-U", str(socket_path), "memory", str(settings.swap_bytes)]
     device = _use_nbd(undo, settings, command, socket_path)
     before = other_process_bytes(device.server.pid, "RssAnon")
@@ -247,7 +256,7 @@ def _nbdkit(undo: ExitStack, settings: SwapSettings) -> Swap:
 
 def _coldmem(undo: ExitStack, settings: SwapSettings, name: str) -> Swap:
     what = ARMS[name]
-    socket_path, stats_path = settings.folder / "nbd.socket", settings.folder / "stats.json"
+    socket_path, stats_path = _new_socket(undo), settings.folder / "stats.json"
     undo.callback(stats_path.unlink, missing_ok=True)
     command = [
         sys.executable, "-m", "coldmem", "nbd", "--size", str(settings.swap_bytes),

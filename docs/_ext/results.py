@@ -16,6 +16,12 @@ FOLDER = Path(__file__).parents[1] / "results"
 NOTHING = "Nothing has been measured for this version yet."
 # Columns of files whose rows have more than fit on a page; ``:columns:`` says otherwise.
 COLUMNS = {
+    "build": [
+        "arm", "repeat", "real_s", "user_s", "sys_s", "server_user_s", "server_sys_s", "fuse_cpu_s",
+        "kernel_threads_cpu_s", "total_cpu_s", "machine_busy_s", "pages_out", "pages_in",
+        "written_back", "pool_peak_bytes", "pool_peak_original_bytes", "total_peak_bytes",
+        "lock_waits", "lock_wait_s", "psi_memory_some_s", "killed", "failure", "first_difference",
+    ],
     "memory": [
         "corpus", "workload", "threads", "system", "delivery", "mb_per_s", "mb_per_s_min",
         "mb_per_s_max", "fault_p50_us", "fault_p99_us", "access_mean_us", "ratio", "ratio_idle",

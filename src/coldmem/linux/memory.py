@@ -8,6 +8,8 @@ One vectored `process_madvise` serves a batch where the kernel allows it on the 
 by fork, C code's included, inherits a pidfd that names its parent, so it falls back to single calls.
 """
 
+import os
+
 import cython
 from cython.cimports.coldmem.linux.atomic import (
     a32_load_rlx,

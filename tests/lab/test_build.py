@@ -156,6 +156,7 @@ def test_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"repeats": 0}, "--repeats"), ({"jobs": 0}, "--jobs"), ({"limit_bytes": MIB}, "--limit"),
         ({"swap_bytes": 0}, "--swap"), ({"pool_bytes_max": 0}, "--pool-max"),
+        ({"coldmem_pool_bytes_max": 0}, "--coldmem-pool-max"),
         ({"record": Path("x.npz"), "arms": ("pool",)}, "handle"),
     ],
 )
@@ -260,6 +261,15 @@ def test_a_program_swaps_to_coldmem(tmp_path: Path) -> None:
     json.loads(result.to_json())
     trace = Trace.load(record)
     assert np.count_nonzero(trace.op == STORE) >= rows["handle"]["pages_out"]  # type: ignore[operator]
+
+
+@pytest.mark.usefixtures("same_state")
+def test_a_pool_of_its_own_size_for_coldmem() -> None:
+    result = build.run(plan("none", "handle", coldmem_pool_bytes_max=16 * MIB))
+    row = next(row for row in result.rows if row["arm"] == "handle")
+    assert problems(result) == []
+    assert row["pool_peak_bytes"] <= 16 * MIB and row["written_back"] > 0  # type: ignore[operator]
+    assert BuildPlan(coldmem_pool_bytes_max=5).pool_bytes_max_of("zswap") == build.POOL_BYTES_MAX
 
 
 @pytest.mark.usefixtures("same_state")

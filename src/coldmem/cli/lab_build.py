@@ -32,6 +32,9 @@ LABELS = {
               help="Size of the swap area. Default: 4G.")
 @click.option("--pool-max", "pool_bytes_max", type=SIZE, default=build.POOL_BYTES_MAX,
               help="What a compressed pool may take. Default: 2G.")
+@click.option("--coldmem-pool-max", "coldmem_pool_bytes_max", type=SIZE,
+              help="What coldmem's may take, to compare at equal memory; the rest goes to a file. "
+                   "Default: --pool-max.")
 @click.option("--jobs", type=click.IntRange(1), default=32, show_default=True, help="Of make.")
 @click.option("--target", default="bzImage", show_default=True, help="What make builds.")
 @click.option("--config", default="tinyconfig", show_default=True, help="How it is configured.")

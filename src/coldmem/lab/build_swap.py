@@ -3,7 +3,7 @@
 Owns, inside `ready`: the swap area, the kernel's settings of zswap, the processes behind the device.
 All of it is as it was before when the block is left (short of SIGKILL); the undoing of each step is
 noted before the step is done. Needs root. Takes no locks: see `changing_swap`.
-The pool of every arm may grow to the same size, where the arm has a pool.
+How large the pool may grow is up to the caller, arm by arm.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SOCKETS = "/tmp"
 
 @dataclass(frozen=True, slots=True)
 class SwapSettings:
-    """What is the same for all arms.
+    """How an arm is set up.
 
     Attributes
     ----------

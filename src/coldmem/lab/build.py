@@ -26,6 +26,7 @@ from coldmem.lab.build_source import BUILD_TOOLS, HEADERS, require, unpacked
 from coldmem.lab.build_swap import (
     COLDMEM_ARMS,
     DEFAULT_ARMS,
+    FILE,
     NO_LIMIT,
     SwapSettings,
     check_machine,
@@ -78,6 +79,7 @@ class BuildPlan:
     compressor: str = ""
     codec: str = "lz4"
     discard: bool = False
+    face: str = FILE
     record: Path | None = None
     run_s_max: float = RUN_S_MAX
     spoil: bool = False
@@ -103,7 +105,7 @@ class BuildPlan:
             raise UsageError(f"--record records the arm {RECORDED}, which is not among --arms")
         if os.geteuid() != 0:
             raise EnvironmentFailure("a memory cgroup, mounts and swap need root")
-        check_machine(self.arms)
+        check_machine(self.arms, self.face)
         if not self.command:
             require(BUILD_TOOLS, HEADERS)
 
@@ -165,7 +167,7 @@ def _turns(
         folder = Path(tempfile.mkdtemp(prefix=f"{arm}-", dir=runs))
         settings = SwapSettings(
             plan.swap_bytes, plan.pool_bytes_max_of(arm), folder, plan.compressor, plan.codec,
-            record if arm == RECORDED else None, plan.discard,
+            record if arm == RECORDED else None, plan.discard, plan.face,
         )
         if arm == RECORDED:
             record = None
@@ -224,7 +226,7 @@ def _result(plan: BuildPlan, attempts: list[Attempt]) -> Result:
         "coldmem_pool_bytes_max": plan.coldmem_pool_bytes_max, "jobs": plan.jobs, "target": plan.target,
         "config": plan.config, "command": " ".join(plan.command) or None,
         "source": plan.source.name if plan.source else None, "repeats": plan.repeats,
-        "arms": list(plan.arms), "codec": plan.codec, "discard": plan.discard,
+        "arms": list(plan.arms), "codec": plan.codec, "discard": plan.discard, "face": plan.face,
     }
     for name in VM_SETTINGS:
         settings[name.replace("-", "_")] = int(Path("/proc/sys/vm", name).read_text())

@@ -17,7 +17,8 @@ from cython.cimports.coldmem.linux.atomic import iovec, now_ns, unlikely
 from cython.cimports.coldmem.linux.direct import direct_discard, direct_read, direct_write
 from cython.cimports.coldmem.linux.memory import memory_release, memory_reserve
 from cython.cimports.coldmem.linux.stream import stream_receive, stream_send
-from cython.cimports.coldmem.nbd.serve import get32, put16, put32, put64
+from cython.cimports.coldmem.nbd.answer import put16, put32, put64
+from cython.cimports.coldmem.nbd.serve import get32
 from cython.cimports.libc.stdint import int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcmp, memcpy, memset

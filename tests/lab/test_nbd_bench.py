@@ -137,7 +137,7 @@ def test_rows(capsys: pytest.CaptureFixture[str]) -> None:
         assert row["mb_per_s_min"] <= row["mb_per_s"] <= row["mb_per_s_max"]
         assert 0 < row["p50_us"] <= row["p99_us"] and row["moved_bytes"] <= 512 << 10
         if row["system"] == "coldmem":
-            assert row["ratio"] > 1 and row["pool_bytes"] > 0 and row["of_bound"] > 0
+            assert row["ratio"] > 0 and row["pool_bytes"] > 0 and row["of_bound"] > 0
             assert row["ratio_to_nbdkit"] > 0 and row["server_cpu_s"] > 0
         if row["system"] == "nbdkit-memory":
             assert row["ratio_to_nbdkit"] == 1 and row["ratio"] is None

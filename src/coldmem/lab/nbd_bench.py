@@ -4,8 +4,8 @@ Owns: a folder for sockets, and one system at a time (`nbd_systems`); all gone w
 raises. Guarantees: the systems take turns in each repeat, each begins empty and is filled before it is
 measured, and at its end every byte of it is compared with what was written. Takes no locks.
 
-What is possible is measured too, in the same run: the bare codec on the same units, a copy of memory, and
-nbdkit's plugin null, which is nothing but protocol and socket. From these comes a bound for each row
+What is possible is measured too, in the same run: the bare codec on the same units, a copy of memory,
+and nbdkit's plugin null, which is nothing but protocol and socket. From these comes a bound for each row
 of coldmem: with one request at a time the answer cannot be there before the socket and the codec have
 had their turns; with more, all CPUs together cannot do more than both of them ask for, client included.
 """
@@ -140,7 +140,11 @@ def _content(plan: Plan) -> Bytes:
     with tempfile.TemporaryDirectory(prefix="coldmem-nbd-") as folder:
         path = Path(folder, "corpus")
         write_corpus(plan.corpus, plan.size_bytes, path)
-        return np.fromfile(path, np.uint8)[: plan.size_bytes].copy()
+        # Whole pages: O_DIRECT wants it, and zram of Linux 6.18 mixes up what lies across two pages.
+        room = np.empty(plan.size_bytes + 4096, np.uint8)
+        pages = room[-room.ctypes.data % 4096 :][: plan.size_bytes]
+        pages[:] = np.fromfile(path, np.uint8)[: plan.size_bytes]
+        return pages
 
 
 def _one(

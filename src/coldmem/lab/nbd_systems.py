@@ -94,7 +94,7 @@ class Running:
         return None if self.pid is None else other_cpu_s(self.pid)
 
     def stored(self) -> dict[str, float | int | None]:
-        """`ratio`, original bytes per byte of the pool, and `pool_bytes`; None where nothing is packed."""
+        """`ratio`, original bytes per byte of the pool, and `pool_bytes`; None: nothing is packed."""
         pool: int | None = None
         if self.zram is not None:
             pool = int(self.zram.stat_path.read_text().split()[2])
@@ -163,7 +163,7 @@ class System:
         here.socket_path = here.folder / "socket"
         words = _command(here.kind, here.size_bytes, here.folder)
         # In a session of its own, so that Ctrl-C reaches us alone and the order of ending is ours.
-        log = undo.enter_context(open(here.folder / "log", "w+b"))
+        log = undo.enter_context((here.folder / "log").open("w+b"))
         server = undo.enter_context(_Child(words, log))
         here.pid = server.pid
         until = time.monotonic() + READY_S

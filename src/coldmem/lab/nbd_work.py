@@ -21,7 +21,7 @@ from cython.cimports.coldmem.nbd.answer import put16, put32, put64
 from cython.cimports.coldmem.nbd.serve import get32
 from cython.cimports.libc.stdint import int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
-from cython.cimports.libc.string import memcmp, memcpy, memset
+from cython.cimports.libc.string import memcmp, memset
 
 from coldmem.errors import UsageError
 from coldmem.nbd import protocol
@@ -145,6 +145,9 @@ def device_loop(a, c):
         c.done += 1
 
 
+# no_gc_clear: __dealloc__ frees buffers that point into nothing of Python's, whatever goes first.
+@cython.no_gc_clear
+@cython.cclass
 class NbdWork:
     def __cinit__(self):
         memset(cython.address(self.c), 0, cython.sizeof(NbdWorkC))

@@ -1,7 +1,7 @@
 # Values in the pool: compressed, in one object or in pieces; and what is told about entries that went.
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from coldmem.cache.state cimport Body, CacheC, Context, Entry, Key, Shard
+from coldmem.cache.state cimport Body, CacheC, Context, DiskKey, Entry, Key, Shard
 
 cdef Context *context_get(CacheC *c) noexcept nogil     # NULL: no memory
 cdef void context_put(CacheC *c, Context *w) noexcept nogil
@@ -18,7 +18,11 @@ cdef int chunk_decompress(CacheC *c, Context *w, const uint8_t *src, uint32_t st
 cdef Body *body_new(CacheC *c, Key *key, uint64_t length, uint32_t chunks) noexcept nogil
 # The same from the bytes of a key with its kind in front.
 cdef Body *body_make(CacheC *c, const uint8_t *key, uint32_t key_bytes, uint64_t length,
-                     uint32_t chunks, bint force) noexcept nogil
+                     uint32_t chunks) noexcept nogil
+# NULL: the system has no memory. The account is not asked: what leaves RAM for it is larger.
+cdef DiskKey *disk_key_new(CacheC *c, const uint8_t *key, uint32_t key_bytes) noexcept nogil
+cdef void disk_key_free(CacheC *c, DiskKey *d) noexcept nogil
+cdef uint64_t disk_key_bytes(uint32_t key_bytes) noexcept nogil
 # Append stored bytes from `done` on; False: no room, and `done` says how far it came.
 cdef bint body_append(CacheC *c, Body *b, const uint8_t *data, uint32_t n, uint32_t *done) noexcept nogil
 cdef void body_finish(CacheC *c, Body *b) noexcept nogil

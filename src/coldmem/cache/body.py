@@ -36,6 +36,8 @@ from cython.cimports.coldmem.cache.state import (
     CodecP,
     Context,
     ContextP,
+    DiskKey,
+    DiskKeyP,
     EntryP,
     HotCopy,
     HotCopyP,
@@ -171,13 +173,13 @@ def body_bytes(b):
             + (8 + HANDLE_BYTES) * cython.cast(uint64_t, b.pieces))
 
 
-def body_make(c, key, key_bytes, length, chunks, force):
+def body_make(c, key, key_bytes, length, chunks):
     b: BodyP
     shape: Body
     shape.chunks = chunks
     shape.key_bytes = key_bytes
     shape.pieces = chunks * (CHUNK_BYTES // PIECE_BYTES)
-    if not charge(c, body_bytes(cython.address(shape)), force):
+    if not charge(c, body_bytes(cython.address(shape)), False):
         return cython.NULL
     b = cython.cast(BodyP, malloc(cython.sizeof(Body) + 4 * cython.cast(uint64_t, chunks) + key_bytes))
     if b == cython.NULL:
@@ -205,11 +207,30 @@ def body_make(c, key, key_bytes, length, chunks, force):
 
 
 def body_new(c, key, length, chunks):
-    b: BodyP = body_make(c, cython.NULL, key.n + 1, length, chunks, False)
+    b: BodyP = body_make(c, cython.NULL, key.n + 1, length, chunks)
     if b != cython.NULL:
         b.key[0] = key.kind
         memcpy(b.key + 1, key.data, key.n)
     return b
+
+
+def disk_key_bytes(key_bytes):
+    """With what malloc adds."""
+    return max((cython.cast(uint64_t, key_bytes) + 4 + 8 + 15) // 16 * 16, 32)
+
+
+def disk_key_new(c, key, key_bytes):
+    d: DiskKeyP = cython.cast(DiskKeyP, malloc(cython.sizeof(DiskKey) + key_bytes))
+    if d != cython.NULL:
+        d.key_bytes = key_bytes
+        memcpy(d.key, key, key_bytes)
+        charge(c, disk_key_bytes(key_bytes), True)
+    return d
+
+
+def disk_key_free(c, d):
+    uncharge(c, disk_key_bytes(d.key_bytes))
+    free(d)
 
 
 def body_append(c, b, data, n, done):
@@ -287,11 +308,16 @@ def body_decode(c, w, b, codec, out):
 # -- entries ---------------------------------------------------------------------------------------
 def body_key(c, e, key):
     b: BodyP
+    d: DiskKeyP
     p: U8CP
     token: uint64_t
     error: int32_t
     same: cython.bint
-    if e.state != E_SMALL:
+    if e.state == E_DISK:
+        d = cython.cast(DiskKeyP, e.body)
+        return (d.key_bytes == key.n + 1 and d.key[0] == key.kind
+                and memcmp(cython.cast(U8P, d.key) + 1, key.data, key.n) == 0)
+    if e.state == E_LARGE:
         b = cython.cast(BodyP, e.body)
         return (b.key_bytes == key.n + 1 and b.key[0] == key.kind
                 and memcmp(b.key + 1, key.data, key.n) == 0)
@@ -304,7 +330,7 @@ def body_key(c, e, key):
 
 
 def entry_length(e):
-    return e.length if e.state == E_SMALL else cython.cast(BodyP, e.body).length
+    return e.length
 
 
 def entry_stored(c, e):
@@ -330,6 +356,8 @@ def entry_empty(c, s, e, keep_place):
     if e.state == E_SMALL:
         zs_free(c.pool, e.body)
         uncharge(c, HANDLE_BYTES)
+    elif e.state == E_DISK:
+        disk_key_free(c, cython.cast(DiskKeyP, e.body))
     else:
         b = cython.cast(BodyP, e.body)
         if b.pins:
@@ -371,6 +399,7 @@ def _event(c, event, data, n):
 
 def event_put(c, event, e):
     b: BodyP
+    d: DiskKeyP
     p: U8CP
     token: uint64_t
     error: int32_t
@@ -380,6 +409,9 @@ def event_put(c, event, e):
         p = zs_read_begin(c.pool, e.body, cython.address(token), cython.address(error))
         _event(c, event, p, e.key_bytes)
         zs_read_end(c.pool, e.body, token)
+    elif e.state == E_DISK:
+        d = cython.cast(DiskKeyP, e.body)
+        _event(c, event, d.key, d.key_bytes)
     else:
         b = cython.cast(BodyP, e.body)
         _event(c, event, b.key, b.key_bytes)

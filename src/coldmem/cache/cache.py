@@ -34,6 +34,7 @@ from coldmem.cache.spill import Spill
 from coldmem.cache.tier import Tier
 from coldmem.codecs import Codec, get_codec
 from coldmem.codecs.registry import CodecLike
+from coldmem.codecs.zstd_dict import ZstdDictCodec
 from coldmem.errors import MemoryLimitError, MissingLibraryError, UsageError
 from coldmem.linux.cgroup import memory_limit
 from coldmem.units import format_bytes, parse_bytes
@@ -123,6 +124,7 @@ class Cache(Spill, MutableMapping[Any, Any]):
         if on_evict is not None and not callable(on_evict):
             raise UsageError("on_evict= must be callable: it gets a key and a reason")
         own = None if isinstance(policy, str) else policy
+        name = policy if isinstance(policy, str) else "external"
         if own is None and policy not in ("s3fifo", "lru"):
             raise UsageError(f"policy={policy!r}: choose 's3fifo' or 'lru', or give a Policy")
         if own is not None and (path, directory, disk_max) != (None, None, None):
@@ -146,7 +148,7 @@ class Cache(Spill, MutableMapping[Any, Any]):
         if policy == "s3fifo":
             while shards < _SHARDS_MOST and shards * 2 * _SHARD_BYTES <= memory:
                 shards *= 2
-        self._start(memory, policy if own is None else "external", shards,
+        self._start(memory, name, shards,
                     _HOT_SHARE if own is None else 0.0)
         if own is not None:
             self._set_chooser(_Locked(own, self._policy_lock))
@@ -193,12 +195,12 @@ class Cache(Spill, MutableMapping[Any, Any]):
         for number, there in known.items():
             if there.name == codec.name and type(there) is type(codec):
                 return number
-        number = self._add_codec(codec)
-        if number is None:
+        given = self._add_codec(codec)
+        if given is None:
             raise UsageError("this persistent cache has used all numbers for codecs: start a new folder")
         if self._tier is not None:
-            self._tier.save_codec(number, codec)
-        return cast(int, number)
+            self._tier.save_codec(given, codec)
+        return given
 
     # -- the mapping -----------------------------------------------------------------------------------
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -270,11 +272,12 @@ class Cache(Spill, MutableMapping[Any, Any]):
             raise KeyError(key)
         return default
 
-    def _pop(self, key: Any, identity: int) -> bool:
+    def _pop(self, key: Any, identity: tuple[int, int, int]) -> bool:
         tier = self._tier
         if tier is None or not tier.persistent:
             return bool(self._drop_if(key, identity))
-        names = tier.names([self._bytes_of_key(key)])
+        raw = self._bytes_of_key(key)
+        names = [] if raw is None else tier.names([raw])
         if not self._drop_if(key, identity):
             return False
         tier.remove(names)
@@ -478,6 +481,7 @@ class Cache(Spill, MutableMapping[Any, Any]):
         for number in list(self._dictionaries):
             codec = self._codec_at(number)
             keep = self._tier is not None and self._tier.persistent  # its number is on disk
+            assert isinstance(codec, ZstdDictCodec)
             if not keep and not self._codec_users(number) and self._retire_codec(number):
                 self._charge(-codec.dictionary_bytes)
                 self._dictionaries.remove(number)

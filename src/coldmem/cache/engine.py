@@ -37,6 +37,7 @@ from cython.cimports.coldmem.cache.state import (
     CacheC,
     CacheP,
     ContextP,
+    DiskKeyP,
     EntryP,
     Key,
     Shard,
@@ -400,7 +401,7 @@ class Engine(Writer):
             disk += s.disk_bytes
             on_disk += s.queues[Q_DISK].count
             mutex_unlock(cython.address(s.lock))
-            for name, value in zip(COUNTERS, row):
+            for name, value in zip(COUNTERS, row, strict=True):
                 total[name] += value
         entries = a64_load_rlx(cython.address(c.entries))
         reserved = c.hot_max * (c.shards_mask + 1)
@@ -443,12 +444,16 @@ def key_bytes(c, e):
     token: uint64_t
     error: int32_t
     b: BodyP
+    d: DiskKeyP
     p: U8CP
     if e.state == E_SMALL:
         p = zs_read_begin(c.pool, e.body, cython.address(token), cython.address(error))
         data = PyBytes_FromStringAndSize(cython.cast(cython.p_char, p), e.key_bytes)
         zs_read_end(c.pool, e.body, token)
         return data
+    if e.state == E_DISK:
+        d = cython.cast(DiskKeyP, e.body)
+        return PyBytes_FromStringAndSize(cython.cast(cython.p_char, d.key), d.key_bytes)
     b = cython.cast(BodyP, e.body)
     return PyBytes_FromStringAndSize(cython.cast(cython.p_char, b.key), b.key_bytes)
 
@@ -463,7 +468,9 @@ def _free_bodies(s: ShardP) -> cython.void:
     b: BodyP
     for i in range(1, s.end):
         e = entry_at(s, i)
-        if e.state == E_LARGE or e.state == E_DISK:
+        if e.state == E_DISK:
+            free(cython.cast(DiskKeyP, e.body))
+        elif e.state == E_LARGE:
             b = cython.cast(BodyP, e.body)
             free(b.handles)
             free(b)

@@ -15,6 +15,7 @@ from cython.cimports.coldmem.cache.body import (
     chunk_compress,
     context_get,
     context_put,
+    disk_key_free,
     entry_empty,
     entry_stored,
     entry_weight,
@@ -41,6 +42,7 @@ from cython.cimports.coldmem.cache.state import (
     BodyP,
     CacheP,
     ContextP,
+    DiskKeyP,
     EntryP,
     Key,
     ShardP,
@@ -388,6 +390,8 @@ class Writer(Core):
         if put.state == E_SMALL:
             zs_free(self.c.pool, put.body)
             uncharge(self.c, HANDLE_BYTES)
+        elif put.state == E_DISK:
+            disk_key_free(self.c, cython.cast(DiskKeyP, put.body))
         else:
             body_free(self.c, cython.cast(BodyP, put.body))
         return 0
@@ -438,7 +442,7 @@ class Writer(Core):
         if i:
             e = entry_at(s, i)
             if e.expires == 0 or e.expires > now_tick(self.c):
-                found = e.body
+                found = (e.body, e.segment, e.offset)
         mutex_unlock(cython.address(s.lock))
         return found
 
@@ -447,19 +451,25 @@ class Writer(Core):
         k: Key
         s: ShardP
         i: uint32_t
-        body: uint64_t = identity
+        body: uint64_t
+        segment: uint32_t
+        offset: uint32_t
+        e: EntryP
         found: cython.bint = False
+        body, segment, offset = identity
         keep = self._key(key, cython.address(k), False)
         if keep is None:
             return False
         s = shard_of(self.c, k.hash)
         mutex_lock(cython.address(s.lock))
         i = table_find(self.c, s, cython.address(k))
-        if i and entry_at(s, i).body == body:
-            queue_drop(s, i)
-            s.deletes += 1
-            entry_forget(self.c, s, i, EV_REMOVED)
-            found = True
+        if i:
+            e = entry_at(s, i)
+            if e.body == body and e.segment == segment and e.offset == offset:
+                queue_drop(s, i)
+                s.deletes += 1
+                entry_forget(self.c, s, i, EV_REMOVED)
+                found = True
         mutex_unlock(cython.address(s.lock))
         if found and self.chooser is not None:
             self.chooser.removed(key)

@@ -20,6 +20,7 @@ from cython.cimports.coldmem.cache.body import (
     chunk_decompress,
     context_get,
     context_put,
+    disk_key_new,
     entry_empty,
     entry_length,
     entry_stored,
@@ -56,6 +57,7 @@ from cython.cimports.coldmem.cache.state import (
     BodyP,
     CacheP,
     ContextP,
+    DiskKeyP,
     EntryP,
     Key,
     ShardP,
@@ -185,7 +187,7 @@ class Spill(Engine):
         e: EntryP
         body: uint64_t
         lost = []
-        for (number, entry, what, key, meta, parts), place in zip(victims, places):
+        for (number, entry, what, key, meta, parts), place in zip(victims, places, strict=True):
             n = number
             i = entry
             body = what
@@ -275,7 +277,7 @@ class Spill(Engine):
         e: EntryP
         body: uint64_t
         lost = []
-        for (number, entry, what, key, meta, parts), place in zip(copies, places):
+        for (number, entry, what, key, meta, parts), place in zip(copies, places, strict=True):
             n = number
             i = entry
             body = what
@@ -428,7 +430,7 @@ class Spill(Engine):
         else:
             chunks = cython.cast(uint32_t, max((put.length + CHUNK_BYTES - 1) // CHUNK_BYTES, 1))
             while True:
-                b = body_make(c, kp, cython.cast(uint32_t, len(key)), put.length, chunks, False)
+                b = body_make(c, kp, cython.cast(uint32_t, len(key)), put.length, chunks)
                 if b != cython.NULL:
                     break
                 self._room(400 * cython.cast(uint64_t, chunks) + 256)
@@ -488,7 +490,7 @@ class Spill(Engine):
         put.flags = F_ON_DISK | (F_TABLE if table else 0)
         put.expires = ticks_of(c, ttl)
         put.segment, put.offset, put.disk_bytes = place
-        put.body = cython.cast(uint64_t, body_make(c, kp, cython.cast(uint32_t, len(key)), length, 0, True))
+        put.body = cython.cast(uint64_t, disk_key_new(c, kp, cython.cast(uint32_t, len(key))))
         if put.body == 0:
             return False
         self._link(cython.address(k), cython.address(put))
@@ -556,24 +558,24 @@ def to_disk(c, s, i):
     token: uint64_t
     error: int32_t
     p: U8CP
-    old: BodyP = cython.NULL
-    b: BodyP
+    old: BodyP
+    d: DiskKeyP
     length: uint64_t = entry_length(e)
     if e.state == E_SMALL:
         p = zs_read_begin(c.pool, e.body, cython.address(token), cython.address(error))
-        b = body_make(c, p, e.key_bytes, length, 0, True)
+        d = disk_key_new(c, p, e.key_bytes)
         zs_read_end(c.pool, e.body, token)
     else:
         old = cython.cast(BodyP, e.body)
-        b = body_make(c, old.key, old.key_bytes, length, 0, True)
-    if b == cython.NULL:
+        d = disk_key_new(c, old.key, old.key_bytes)
+    if d == cython.NULL:
         return False
     entry_empty(c, s, e, True)
     # The entry lives on: what entry_empty took away of these.
     s.original_bytes += length
     a64_fetch_add_rlx(cython.address(c.users[e.codec]), 1)
     e.state = E_DISK
-    e.body = cython.cast(uint64_t, b)
+    e.body = cython.cast(uint64_t, d)
     e.use = 0
     queue_push(s, i, Q_DISK, e.disk_bytes)
     return True

@@ -22,7 +22,7 @@ cdef enum EntryState:
     E_FREE = 0
     E_SMALL = 1                 # body: handle of one object, key and payload
     E_LARGE = 2                 # body: a Body with pieces
-    E_DISK = 3                  # body: a Body without pieces
+    E_DISK = 3                  # body: a DiskKey
 
 cdef enum:                      # queues
     Q_NONE = 0                  # being written to disk
@@ -54,7 +54,7 @@ cdef struct Entry:
     uint32_t segment
     uint32_t offset
     uint32_t disk_bytes
-    uint32_t length             # E_SMALL: bytes of the value
+    uint32_t length             # bytes of the value
     uint32_t chain              # next in the bucket; next free entry
     uint32_t prev               # towards the newest of the queue
     uint32_t next
@@ -65,23 +65,28 @@ cdef struct Entry:
     uint8_t state
     uint8_t queue
     uint8_t use                 # hits, up to 3
-    uint8_t codec               # E_SMALL; with a Body, that of its chunks
+    uint8_t codec               # of the payload; of its chunks that are not raw
     uint8_t kind                # of the value; the cache hands it back
     uint8_t flags
 
-# A value in pieces, or on disk. One malloc: the struct, handles, table, key.
+# A value in pieces. One malloc for the struct, handles, table, key.
 cdef struct Body:
     int32_t pins                # readers; shard lock
     int32_t dead                # no entry has it: the last reader frees it; shard lock
     uint64_t length             # of the value
     uint64_t stored             # bytes of payload
-    uint32_t pieces             # handles; 0 on disk
-    uint32_t chunks             # 0 on disk
+    uint32_t pieces             # handles
+    uint32_t chunks
     uint32_t key_bytes
     uint32_t filled             # handles that are set
     uint64_t *handles
     uint32_t *table             # stored bytes per chunk; bit 31: raw
     uint8_t *key
+
+# What stays in memory of a value on disk, beside its entry.
+cdef struct DiskKey:
+    uint32_t key_bytes
+    uint8_t key[4]              # and more
 
 cdef struct Fifo:
     uint32_t newest
@@ -171,6 +176,7 @@ ctypedef Shard *ShardP
 ctypedef Entry *EntryP
 ctypedef Entry **EntryPP
 ctypedef Body *BodyP
+ctypedef DiskKey *DiskKeyP
 ctypedef Context *ContextP
 ctypedef Fifo *FifoP
 ctypedef HotCopy *HotCopyP

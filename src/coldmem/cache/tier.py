@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from coldmem.cache.core import MISSING
 from coldmem.cache.log import Location, Log
-from coldmem.cache.serialize import KIND_BYTES
 from coldmem.codecs import Codec, get_codec
-
 from coldmem.codecs.zstd_dict import ZstdDictCodec
 from coldmem.errors import CorruptDataError, MemoryLimitError, SwapFileError
 from coldmem.units import format_bytes
@@ -118,8 +116,14 @@ class Tier:
         with self.lock:
             if self.evict(need):
                 return
-        if not cache.lossless and cache._evict_from_ram(need):
-            return
+        if not cache.lossless:
+            if cache._evict_from_ram(need):
+                return
+            # Memory is full of keys of what lies on disk.
+            with self.lock:
+                if cache._drop_oldest_on_disk(16 * need):
+                    cache._drain()
+                    return
         raise MemoryLimitError(
             f"no room for {need} bytes within memory_max={format_bytes(cache.memory_max)}: "
             "raise memory_max, or set smaller values"
@@ -212,7 +216,7 @@ class Tier:
         try:
             record = self.log.read(Location(*place))
             data = cache._decode(record.payload, row[1], row[2], row[3], row[4])
-            value = data if row[1] == KIND_BYTES else cache._load_value(row[1], data)
+            value = data if isinstance(data, bytes) else cache._load_value(row[1], data)
         except (CorruptDataError, SwapFileError, KeyError, ValueError) as error:
             row = cache._describe(raw)
             if row is None or row[5] != tuple(place):
@@ -341,4 +345,6 @@ class Tier:
 
 def cache_bytes(cache: Cache, key: Any) -> bytes:
     """The bytes of a key, which gets a number in the side table if it needs one."""
-    return bytes(cache._bytes_of_key(key, True))
+    data = cache._bytes_of_key(key, True)
+    assert data is not None
+    return data

@@ -34,6 +34,8 @@ from coldmem.zswap.swapdir import reason
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+_VALUE = int(Kind.VALUE)  # faster to get at than an enum's member
+
 __all__ = ["Location", "Log", "Record"]
 
 
@@ -103,9 +105,8 @@ class Log(LogBase):
             self._settle_locked()
             seq = self._seq
             self._seq += len(records)
-            entries: list[Entry] = [(Kind.VALUE, at, key, meta, parts)
-                                    for at, (key, meta, parts) in enumerate(records, seq)]
-            return self._append_locked(entries)
+            return self._append_locked([(_VALUE, at, key, meta, parts)
+                                        for at, (key, meta, parts) in enumerate(records, seq)])
 
     def remove(self, keys: Sequence[bytes]) -> None:
         """No record of `keys` so far comes back in a later opening; nothing else changes.
@@ -315,7 +316,7 @@ def _unpack(data: bytes, seed: int) -> Record | None:
     meta_at = at + key_bytes
     payload_at = meta_at + meta_bytes
     end = payload_at + payload_bytes
-    if magic != MAGIC or kind != Kind.VALUE or (end + 7) & ~7 != len(data):
+    if magic != MAGIC or kind != _VALUE or (end + 7) & ~7 != len(data):
         return None
     view = memoryview(data)
     if checksum_of(view[8:payload_at], seed & MASK) != SUM.unpack_from(data)[0]:

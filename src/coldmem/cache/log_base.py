@@ -85,6 +85,24 @@ class Run:
         self.notes: list[int] = []
         self.live_bytes = 0
 
+    def add(self, kind: int, head: bytes, parts: Sequence[Buffer], nbytes: int, exact: int) -> None:
+        """A record of `nbytes`, without its padding `exact`, at the end."""
+        seed = self.segment.salt + self.end & MASK
+        self.pieces += (SUM.pack(checksum_of(head, seed)), head)
+        if exact - 8 - len(head) >= GATHER_BYTES:
+            self.gather()
+            self.buffers += parts
+        else:
+            self.pieces += parts
+        if nbytes != exact:
+            self.pieces.append(_PADDING[nbytes - exact])
+        if kind == Kind.VALUE:
+            self.offsets.append(self.end)
+            self.live_bytes += nbytes
+        elif kind == Kind.DEATHS:
+            self.notes.append(self.end)
+        self.end += nbytes
+
     def gather(self) -> None:
         """Join the small pieces."""
         if self.pieces:
@@ -239,11 +257,16 @@ class LogBase:
         runs.append(run)
         salt = run.segment.salt
         number = run.segment.number
-        new_location = Location._make
+        end = run.end
+        pieces = run.pieces
+        # Looked up once: the loop is what appending costs. An enum's members are slow to get at.
+        new_location, pack, pack_sum, summed = Location._make, HEAD.pack, SUM.pack, checksum_of
+        value = int(Kind.VALUE)
         for kind, seq, key, meta, parts in entries:
             key_bytes = len(key)
-            if len(meta) > META_MAX or key_bytes > KEY_MAX:
-                raise UsageError(f"a key of {key_bytes} bytes, meta of {len(meta)}: the most are"
+            meta_bytes = len(meta)
+            if meta_bytes > META_MAX or key_bytes > KEY_MAX:
+                raise UsageError(f"a key of {key_bytes} bytes, meta of {meta_bytes}: the most are"
                                  f" {KEY_MAX} and {META_MAX}")
             sizes: Sequence[int] = ()
             if len(parts) != 1:
@@ -251,51 +274,45 @@ class LogBase:
             part = parts[0]
             if len(parts) == 1:
                 payload_bytes = len(part) if type(part) is bytes else memoryview(part).nbytes
-                total = checksum_of(part, seq)
-                head = HEAD.pack(MAGIC, kind, len(meta), key_bytes | 0x1000000, payload_bytes, seq,
-                                 total) + key + meta
+                head = pack(MAGIC, kind, meta_bytes, key_bytes | 0x1000000, payload_bytes, seq,
+                            summed(part, seq)) + key + meta
             else:
                 payload_bytes = sum(sizes)
                 total = seq
                 for part in parts:
-                    total = checksum_of(part, total)
+                    total = summed(part, total)
                 head = b"".join((
-                    HEAD.pack(MAGIC, kind, len(meta), key_bytes | len(parts) << 24, payload_bytes,
-                              seq, total), struct.pack(f"<{len(sizes)}Q", *sizes), key, meta))
+                    pack(MAGIC, kind, meta_bytes, key_bytes | len(parts) << 24, payload_bytes, seq,
+                         total), struct.pack(f"<{len(sizes)}Q", *sizes), key, meta))
             exact = 8 + len(head) + payload_bytes
             nbytes = (exact + 7) & ~7
-            target = run
-            if run.end + nbytes > limit and (run.end > HEAD_BYTES or nbytes + HEAD_BYTES > limit):
-                target = self._start_locked()
-                if nbytes + HEAD_BYTES > limit:  # a segment of its own
-                    target.own = True
-                    own_runs.append(target)
-                else:
-                    run = target
-                    runs.append(run)
-                salt = target.segment.salt
-                number = target.segment.number
-            offset = target.end
-            pieces = target.pieces
-            pieces.append(SUM.pack(checksum_of(head, (salt + offset) & MASK)))
-            pieces.append(head)
-            if payload_bytes < GATHER_BYTES:
+            if end + nbytes > limit and (end > HEAD_BYTES or nbytes + HEAD_BYTES > limit):
+                run.end = end
+                if nbytes + HEAD_BYTES > limit:
+                    own = self._start_locked()
+                    own.own = True
+                    own.add(kind, head, parts, nbytes, exact)
+                    own_runs.append(own)
+                    locations.append(Location(own.segment.number, HEAD_BYTES, nbytes))
+                    continue
+                run = self._start_locked()
+                runs.append(run)
+                end, pieces = run.end, run.pieces
+                salt, number = run.segment.salt, run.segment.number
+            if payload_bytes >= GATHER_BYTES or kind != value:
+                run.end = end
+                run.add(kind, head, parts, nbytes, exact)
+            else:  # the same, for the many
+                pieces.append(pack_sum(summed(head, salt + end)))
+                pieces.append(head)
                 pieces += parts
-            else:
-                target.gather()
-                target.buffers += parts
-            if nbytes != exact:
-                pieces.append(_PADDING[nbytes - exact])
-            target.end = offset + nbytes
-            if kind == Kind.VALUE:
-                target.offsets.append(offset)
-                target.live_bytes += nbytes
-            elif kind == Kind.DEATHS:
-                target.notes.append(offset)
-            locations.append(new_location((number, offset, nbytes)))
-            if target is not run:
-                salt = run.segment.salt
-                number = run.segment.number
+                if nbytes != exact:
+                    pieces.append(_PADDING[nbytes - exact])
+                run.offsets.append(end)
+                run.live_bytes += nbytes
+            locations.append(new_location((number, end, nbytes)))
+            end += nbytes
+        run.end = end
         return [one for one in runs if one.end > one.start] + own_runs, locations
 
     # -- writing -----------------------------------------------------------------------------------

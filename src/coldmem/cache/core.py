@@ -66,8 +66,7 @@ HANDLE_BYTES = cython.declare(uint64_t, 16)
 OTHER_BYTES = cython.declare(uint64_t, 300)  # two dicts' entries, a number, and about a key
 HOT_PERIOD = cython.declare(uint64_t, 3)  # a fourth of the hits that could become hot copies do
 LENGTH_MAX = cython.declare(uint64_t, 0xFFFF0000)
-SAMPLE_PERIOD = cython.declare(uint32_t, 8)
-TICKS_PER_SECOND = 100
+DAMAGED = "a value in memory does not decompress: delete the key, and set it anew"
 MISSING = object()
 _INT64 = range(-(1 << 63), 1 << 63)
 
@@ -261,7 +260,7 @@ class Core:
                     mutex_unlock(cython.address(s.lock))
         context_put(c, w)
         if bad:
-            raise CorruptDataError("a value in memory does not decompress; delete the key and set it anew")
+            raise CorruptDataError(DAMAGED)
         return data if kind == 0 else self._finish(kind, data)
 
     def _large(self, s, i):
@@ -306,7 +305,7 @@ class Core:
                     hot_put(c, s, i, out, cython.cast(uint32_t, b.length))
             mutex_unlock(cython.address(s.lock))
         if bad:
-            raise CorruptDataError("a value in memory does not decompress; delete the key and set it anew")
+            raise CorruptDataError(DAMAGED)
         return data if kind == 0 else self._finish(kind, data)
 
     def _finish(self, kind, data):

@@ -1,4 +1,5 @@
-"""`Engine`: a cache's engine made and closed; its codecs, walks over its keys, what has gone, statistics.
+"""`Engine`: a cache's engine made and closed; its codecs, walks over its keys, what has gone,
+statistics.
 
 Locks: as core.py.
 """
@@ -147,7 +148,7 @@ class Engine(Writer):
         self._open()
 
     def _abandon(self):
-        """In a forked child, where nobody will release the locks that others hold: closed from now on."""
+        """In a forked child, where nobody releases locks that others hold: closed from now on."""
         self.closed = True
 
     def _set_flags(self, have_disk, lossless, keep_places, want_events):
@@ -227,7 +228,7 @@ class Engine(Writer):
         return self.c.shards_mask + 1
 
     def _scan(self, shard, start):
-        """Keys of entries start, start+1, ... of a shard, some hundred at most: (next start or 0, keys)."""
+        """Keys of some hundred entries of a shard from `start` on: (next start or 0, keys)."""
         n: uint32_t = shard
         i: uint32_t = start
         c: CacheP = self.c
@@ -422,8 +423,7 @@ class Engine(Writer):
 
     def _small_shares(self):
         """Per shard, the share of the small queue of S3-FIFO."""
-        i: uint32_t
-        return [self.c.shards[i].share / 1024 for i in range(self.c.shards_mask + 1)]
+        return [self.c.shards[i].share / 1024 for i in range(self._shards())]
 
     def check_valid(self):
         """Look whether all structures agree.

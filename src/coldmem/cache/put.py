@@ -1,7 +1,7 @@
 """`Writer`: how a value is stored and dropped.
 
-Guarantees: what is overwritten is there until the new value is in; after an error it still is. The GIL is
-released while more than 8 KiB are compressed.
+Guarantees: what is overwritten is there until the new value is in; after an error it still is. The GIL
+is released while more than 8 KiB are compressed.
 Locks: as core.py.
 """
 
@@ -87,7 +87,6 @@ HANDLE_BYTES = cython.declare(uint64_t, 16)
 OTHER_BYTES = cython.declare(uint64_t, 300)  # two dicts' entries, a number, and about a key
 HOT_PERIOD = cython.declare(uint64_t, 3)  # a fourth of the hits that could become hot copies do
 LENGTH_MAX = cython.declare(uint64_t, 0xFFFF0000)
-SAMPLE_PERIOD = cython.declare(uint32_t, 8)
 TICKS_PER_SECOND = 100
 MISSING = object()
 _INT64 = range(-(1 << 63), 1 << 63)
@@ -224,7 +223,8 @@ class Writer(Core):
         p: U8CP
         result: U8CP = cython.NULL
         if src.total > LENGTH_MAX:
-            raise InvalidSizeError(f"a value of {src.total} bytes: a cache takes up to {LENGTH_MAX}; split it")
+            raise InvalidSizeError(
+                f"a value of {src.total} bytes: a cache takes up to {LENGTH_MAX}; split it")
         memset(cython.address(put), 0, cython.sizeof(Put))
         put.length = src.total
         put.kind = kind
@@ -237,9 +237,8 @@ class Writer(Core):
         if w == cython.NULL:
             raise MemoryError("no memory to store a value")
         try:
-            if src.count == 0 or n == 0:
-                p = w.gather
-            else:
+            p = w.gather
+            if src.count and n:
                 p = source_take(src, n, w.gather)
             if n <= GIL_BYTES:
                 stored = chunk_compress(c, w, p, n, number, hint, cython.address(result))
@@ -324,7 +323,8 @@ class Writer(Core):
                 n = cython.cast(uint32_t, min(left, CHUNK_BYTES))
                 with cython.nogil:
                     p = source_take(src, n, w.gather)
-                    size = chunk_compress(c, w, p, n, number, k.hash + (chunk >> 4), cython.address(first))
+                    size = chunk_compress(
+                        c, w, p, n, number, k.hash + (chunk >> 4), cython.address(first))
                 if size < 0:
                     raise CodecError("the codec failed to compress a value")
                 stored = cython.cast(uint32_t, size) | (RAW if first == p else 0)
@@ -381,7 +381,9 @@ class Writer(Core):
         elif put.state == E_DISK:
             queue_push(s, i, Q_DISK, entry_weight(c, e))
         else:
-            queue_push(s, i, Q_MAIN if queue == Q_DISK or queue == Q_NONE else queue, entry_weight(c, e))
+            if queue in (Q_DISK, Q_NONE):
+                queue = Q_MAIN
+            queue_push(s, i, queue, entry_weight(c, e))
             e.use = min(use + 1, 3)
         mutex_unlock(cython.address(s.lock))
         return 1
@@ -406,8 +408,8 @@ class Writer(Core):
             ok = room_make(c, need)
         if not ok:
             raise MemoryLimitError(
-                f"no room for {need} bytes within the limit of {c.memory_max} bytes: raise memory_max, or "
-                "set smaller values"
+                f"no room for {need} bytes within the limit of {c.memory_max} bytes: raise memory_max, "
+                "or set smaller values"
             )
         return 0
 

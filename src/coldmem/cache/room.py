@@ -1,7 +1,8 @@
 """Making room in RAM when nothing is behind it, and dropping what is past its time.
 
-Shards lose in turn, a few entries each, so that they age together. Objects of many sizes go, and a zspage
-is free only when its last object has gone, so the pool is compacted when that gives back a good part of it.
+Shards lose in turn, a few entries each, so that they age together. Objects of many sizes go, and a
+zspage is free only when its last object has gone, so the pool is compacted when that gives back a good
+part of it.
 
 Locks: one shard lock at a time.
 """
@@ -48,7 +49,6 @@ def room_compact(c):
 
 def room_make(c, need):
     freed: uint64_t = 0
-    k: uint32_t
     i: uint32_t
     e: EntryP
     s: ShardP
@@ -61,7 +61,7 @@ def room_make(c, need):
         s = c.shards + (a64_fetch_add_rlx(cython.address(c.cursor), 1) & c.shards_mask)
         empty += 1
         mutex_lock(cython.address(s.lock))
-        for k in range(VISIT):
+        for _ in range(VISIT):
             if freed >= need:
                 break
             i = queue_victim(c, s)

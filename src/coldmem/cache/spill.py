@@ -1,9 +1,9 @@
 """`Spill`: what the disk tier needs of the engine: victims out, places in, values back.
 
-The way to disk, as the kernel's writeback does it: the victim leaves its queue, its bytes are copied, the
-lock is dropped, the log writes, the lock is taken, and only if the entry still holds the same value is its
-memory given up. It can be found and read all the time; a write or delete in between makes the written
-record garbage.
+The way to disk, as the kernel's writeback does it: the victim leaves its queue, its bytes are copied,
+the lock is dropped, the log writes, the lock is taken, and only if the entry still holds the same
+value is its memory given up. It can be found and read all the time; a write or delete in between makes
+the written record garbage.
 
 Guarantees: a value is in at least one place at every moment until it is evicted.
 Locks: as core.py; one shard lock at a time.
@@ -93,9 +93,9 @@ class Spill(Engine):
 
     # -- to disk -----------------------------------------------------------------------------------
     def _victims(self, nbytes):
-        """Take what should leave RAM next, about nbytes of it: a list for `_commit`, and no longer queued.
+        """Take what should leave RAM next, about nbytes: a list for `_commit`, and bytes. Not queued now.
 
-        Each is (shard, entry, body, key, (kind, codec, table, length, seconds left), parts of the payload).
+        Each is (shard, entry, body, key, (kind, codec, table, length, seconds left), parts of payload).
         """
         c: CacheP = self.c
         n: uint32_t
@@ -179,7 +179,7 @@ class Spill(Engine):
         return [data]
 
     def _commit(self, victims, places):
-        """The victims lie at these places (segment, offset, nbytes) now. The places that nobody needs."""
+        """The victims lie at these places now: (segment, offset, nbytes). Those that nobody needs."""
         c: CacheP = self.c
         s: ShardP
         n: uint32_t
@@ -187,7 +187,7 @@ class Spill(Engine):
         e: EntryP
         body: uint64_t
         lost = []
-        for (number, entry, what, key, meta, parts), place in zip(victims, places, strict=True):
+        for (number, entry, what, _, meta, _), place in zip(victims, places, strict=True):
             n = number
             i = entry
             body = what
@@ -227,7 +227,7 @@ class Spill(Engine):
         i: uint32_t
         body: uint64_t
         e: EntryP
-        for number, entry, what, key, meta, parts in victims:
+        for number, entry, what, _, meta, _ in victims:
             n = number
             i = entry
             body = what
@@ -277,7 +277,7 @@ class Spill(Engine):
         e: EntryP
         body: uint64_t
         lost = []
-        for (number, entry, what, key, meta, parts), place in zip(copies, places, strict=True):
+        for (number, entry, what, _, meta, _), place in zip(copies, places, strict=True):
             n = number
             i = entry
             body = what

@@ -1,14 +1,15 @@
 """The disk tier of a cache: what leaves RAM goes to a log, and comes back when it is wanted.
 
 Owns: the log, and the format of a record's key and meta.
-Guarantees: a value leaves RAM after its record is written. A record whose checksum fails is never handed
-out: its key is gone, and `on_evict` hears "corrupt"; a lossless cache raises instead. When nothing can be
-written, a cache evicts; a lossless one raises, and everything is still there.
+Guarantees: a value leaves RAM after its record is written. A record whose checksum fails is never
+handed out: its key is gone, and `on_evict` hears "corrupt"; a lossless cache raises instead. When
+nothing can be written, a cache evicts; a lossless one raises, and everything is still there.
 Locks: `lock`, one writer at a time; taken before any lock of the engine. Reads take none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import struct
@@ -231,10 +232,8 @@ class Tier:
         self.disk_reads += 1
         self.read += place[2]
         if record.payload.nbytes <= cache.memory_max // 8:
-            try:
+            with contextlib.suppress(MemoryLimitError):  # then it stays on disk
                 cache._back_to_ram(raw, record.payload, place, self.persistent)
-            except MemoryLimitError:
-                pass  # it stays on disk
             cache._drain()
         return value
 

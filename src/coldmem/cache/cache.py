@@ -3,16 +3,14 @@
 Owns: the engine (its base class), the disk tier, what is learnt about small values, and loads in flight.
 Guarantees: the memory that a cache counts is all that it uses: pool, index, keys, tables, scratch.
 Assumes: nothing of the program; after a fork the child finds the cache closed.
-Locks: a policy of one's own is called under `_policy_lock`; the rest is the engine's and the tier's.
+Locks: those of the engine, the tier, and of a policy of one's own.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import (
-    Awaitable,
     Callable,
     Hashable,
     Iterable,
@@ -21,14 +19,13 @@ from collections.abc import (
     MutableMapping,
 )
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 from coldmem.cache.core import MISSING
-from coldmem.cache.flight import Flight
-from coldmem.cache.memoize import Memoized, memoize
-from coldmem.cache.policy import Policy
+from coldmem.cache.loading import Loading
+from coldmem.cache.policy import LockedPolicy, Policy
+from coldmem.cache.recall import Recall
 from coldmem.cache.serialize import KIND_BYTES, Serializer, check_serializer, dump, load
-from coldmem.cache.spill import Spill
 from coldmem.cache.tier import Tier
 from coldmem.cache.value_codecs import ValueCodecs
 from coldmem.codecs import Codec
@@ -47,7 +44,7 @@ _DISK_DEFAULT = "64GiB"
 _caches: weakref.WeakSet[Cache] = weakref.WeakSet()
 
 
-class Cache(Spill, MutableMapping[Any, Any]):
+class Cache(Recall, Loading, MutableMapping[Any, Any]):
     """A mapping whose values live compressed in memory, the coldest on disk if there is one.
 
     Values that are bytes come back as bytes (bytearray and memoryview, too); anything else goes through
@@ -132,7 +129,6 @@ class Cache(Spill, MutableMapping[Any, Any]):
         self._ttl = ttl
         self._serializer = check_serializer(serializer)
         self._on_evict = on_evict
-        self._policy_lock = threading.RLock()
         self._flight = Flight()
         self._tier: Tier | None = None
         self._pid = os.getpid()
@@ -143,7 +139,7 @@ class Cache(Spill, MutableMapping[Any, Any]):
         self._start(memory, name, shards,
                     _HOT_SHARE if own is None else 0.0)
         if own is not None:
-            self._set_chooser(_Locked(own, self._policy_lock))
+            self._set_chooser(LockedPolicy(own))
         try:
             self._open_tier(path, directory, disk)
             self._codecs = ValueCodecs(self, self._tier, codec)
@@ -300,81 +296,6 @@ class Cache(Spill, MutableMapping[Any, Any]):
         """Remove those `keys` that are there: how many."""
         return sum(self._delete(key) for key in keys)
 
-    # -- loading -------------------------------------------------------------------------------------
-    def get_or_load(self, key: Any, loader: Callable[[], V], *, ttl: float | None = None) -> V:
-        """The value of `key`; if there is none, what `loader` returns, which is stored.
-
-        However many threads ask at once, one of them calls its loader, and the others get its result.
-
-        Parameters
-        ----------
-        key : hashable
-        loader : callable
-            Called without arguments.
-        ttl : float, optional
-            Seconds that the value lives.
-
-        Raises
-        ------
-        Exception
-            What the loader raised; nothing is stored then.
-        """
-        value = self.get(key, MISSING)
-        if value is not MISSING:
-            return cast(V, value)
-
-        def load_once() -> V:
-            found = self.get(key, MISSING)  # somebody may have been quicker
-            if found is not MISSING:
-                return cast(V, found)
-            made = loader()
-            self.set(key, made, ttl=ttl)
-            return made
-
-        return self._flight.do(key, load_once)
-
-    async def get_or_load_async(self, key: Any, loader: Callable[[], Awaitable[V]], *,
-                                ttl: float | None = None) -> V:
-        """`get_or_load` for a loader that is a coroutine function.
-
-        Parameters
-        ----------
-        key : hashable
-        loader : coroutine function
-            Called without arguments.
-        ttl : float, optional
-            Seconds that the value lives.
-        """
-        value = self.get(key, MISSING)
-        if value is not MISSING:
-            return cast(V, value)
-
-        async def load_once() -> V:
-            found = self.get(key, MISSING)
-            if found is not MISSING:
-                return cast(V, found)
-            made = await loader()
-            self.set(key, made, ttl=ttl)
-            return made
-
-        return await self._flight.do_async(key, load_once)
-
-    def memoize(self, *, ttl: float | None = None, typed: bool = False,
-                key: Callable[..., Hashable] | None = None,
-                ) -> Callable[[Callable[..., Any]], Memoized[..., Any]]:
-        """A decorator that keeps the results of a function, or of an ``async def`` function, here.
-
-        Parameters
-        ----------
-        ttl : float, optional
-            Seconds that a result lives.
-        typed : bool, default False
-            Arguments of different types are different, as 1 and 1.0.
-        key : callable, optional
-            Makes a key of the arguments.
-        """
-        return memoize(self, ttl=ttl, typed=typed, key=key)
-
     # -- room ----------------------------------------------------------------------------------------
     def _make_room(self, need: int) -> None:
         """The engine found no room, and may not evict by itself."""
@@ -525,30 +446,6 @@ class Cache(Spill, MutableMapping[Any, Any]):
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__
-
-
-class _Locked:
-    """A policy of the user's, called by one thread at a time."""
-
-    def __init__(self, policy: Policy, lock: Any) -> None:
-        self.policy = policy
-        self.lock = lock
-
-    def added(self, key: Hashable, nbytes: int) -> None:
-        with self.lock:
-            self.policy.added(key, nbytes)
-
-    def hit(self, key: Hashable) -> None:
-        with self.lock:
-            self.policy.hit(key)
-
-    def removed(self, key: Hashable) -> None:
-        with self.lock:
-            self.policy.removed(key)
-
-    def victim(self) -> Hashable:
-        with self.lock:
-            return self.policy.victim()
 
 
 def _after_fork_in_child() -> None:

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from coldmem.cache.core import MISSING
+from coldmem.cache.flight import Flight
 from coldmem.cache.loading import Loading
 from coldmem.cache.policy import LockedPolicy, Policy
 from coldmem.cache.recall import Recall

@@ -37,6 +37,7 @@ CELLS = (*((JSON, size) for size in SIZES), (HTML, 16 * KIB), (NUMPY, 16 * KIB))
 HIT_BYTES = KIB  # of the values where entries and hits are counted; they are JSON
 KEYS_TIMES = 10  # keys for each entry that a dict holds in the limit
 CHILD_S_MAX = 300.0
+OFF_SHARE, OFF_MOST = 0.05, 2  # what a peer holds may be off the limit by so much; else again, so often
 SHARED_MEMORY = "/dev/shm"
 FREE_TIMES = 8  # free space there for each byte of the limit and of the data
 LIMIT_BYTES_MIN = 4 * MIB
@@ -56,8 +57,10 @@ class CachePlan:
         Empty: all that this machine has, in gets and sets only those with `Kind.speed`.
     cells : tuple of (str, int)
         Kinds and sizes of values, for gets and sets.
+    memory_repeats : int
+        Of entries and hits, whose accesses depend on nothing but a seed; the first of the `repeats`.
     seconds : float
-        Of each pass of gets or sets; with the repeats it is what a figure stands on.
+        Of each pass of gets, and half of it of sets; with the repeats it is what a figure stands on.
     limit_bytes : int
         Memory of each peer where entries and hits are counted.
     accesses_times : float
@@ -69,16 +72,17 @@ class CachePlan:
     cells: tuple[Cell, ...] = CELLS
     threads: tuple[int, ...] = (1, 8)
     repeats: int = 3
+    memory_repeats: int = 1
     seconds: float = 0.35
     data_bytes: int = 32 * MIB
-    limit_bytes: int = 32 * MIB
+    limit_bytes: int = 16 * MIB
     accesses_times: float = 2.0
     source_bytes: int = cache_corpora.SOURCE_BYTES
     spoil: bool = False
 
     def check(self) -> None:
         """Raise UsageError where it makes no sense."""
-        if self.repeats < 1 or not self.threads or min(self.threads) < 1:
+        if min(self.repeats, self.memory_repeats) < 1 or not self.threads or min(self.threads) < 1:
             raise UsageError("--repeats and --threads must be 1 or more")
         if self.seconds <= 0 or self.accesses_times <= 0:
             raise UsageError("--seconds and --accesses must be more than 0")
@@ -122,8 +126,11 @@ def run(plan: CachePlan, report: Report = lambda line: None) -> Result:
         bench = _Bench(plan, signals, report)
         with _folders(plan) as (corpus, room):
             bench.prepare(corpus, room)
-            for repeat in range(plan.repeats):
-                bench.turn(repeat)
+            for repeat in range(max(plan.repeats, plan.memory_repeats)):
+                if repeat < plan.repeats:
+                    bench.speed(repeat)
+                if repeat < plan.memory_repeats:
+                    bench.memory(repeat)
             return bench.result()
 
 
@@ -185,20 +192,40 @@ class _Bench:
             self._corpora = cache_corpora.write_corpora(
                 self._plan.kinds(), corpus, self._plan.source_bytes)
 
-    def turn(self, repeat: int) -> None:
-        """Everything once."""
+    def speed(self, repeat: int) -> None:
+        """Gets and sets of every peer once."""
         plan = self._plan
-        if plan.speed_workloads():
-            taking_part = [p for p in self._peers if plan.peers or PEERS[p].speed]
-            for kind in dict.fromkeys(kind for kind, _ in plan.cells):
-                for peer in _rotated(taking_part, repeat):
-                    self._one(repeat, self._case(peer, plan.speed_workloads(), kind, repeat))
+        if not plan.speed_workloads():
+            return
+        taking_part = [p for p in self._peers if plan.peers or PEERS[p].speed]
+        for kind in dict.fromkeys(kind for kind, _ in plan.cells):
+            for peer in _rotated(taking_part, repeat):
+                self._rows += self._one(
+                    repeat, self._case(peer, plan.speed_workloads(), kind, repeat))
+
+    def memory(self, repeat: int) -> None:
+        """Entries and hits of every peer once."""
+        plan = self._plan
         if ENTRIES in plan.workloads or (plan.hit_workloads() and not self._limits):
             self._fill(repeat)
         for workload in plan.hit_workloads():
             for peer in _rotated([p for p in self._peers if p in self._limits], repeat):
-                case = self._case(peer, (workload,), JSON, repeat)
-                self._one(repeat, replace(case, own_limit_bytes=self._limits[peer]))
+                self._rows += self._within(repeat, self._case(peer, (workload,), JSON, repeat))
+
+    def _within(self, repeat: int, case: CacheCase) -> list[Row]:
+        """Hits of a peer that holds, by the kernel's account, about the limit."""
+        for tries_left in reversed(range(OFF_MOST)):
+            limit = self._limits[case.peer]
+            rows = self._one(repeat, replace(case, own_limit_bytes=limit))
+            for row in rows:
+                held = int(str(row["held_bytes"]))
+                if tries_left and abs(held / case.limit_bytes - 1) > OFF_SHARE:
+                    self._limits[case.peer] = int(limit * case.limit_bytes / held)
+                    self._report(f"{case.peer} held {held / MIB:.1f} MiB; again with another limit")
+                    rows = []
+            if rows:
+                break
+        return rows
 
     def _fill(self, repeat: int) -> None:
         """`ENTRIES`; in the first repeat it finds the limits, and how many keys there are to be."""
@@ -207,8 +234,9 @@ class _Bench:
         if DICT not in peers and self._plan.hit_workloads() and not self._keys:
             peers.append(DICT)  # it says how many keys there are
         for peer in _rotated(peers, repeat):
-            rows = self._one(repeat, self._case(peer, (ENTRIES,), JSON, repeat),
-                             keep=shown and peer in self._peers)
+            rows = self._one(repeat, self._case(peer, (ENTRIES,), JSON, repeat))
+            if shown and peer in self._peers:
+                self._rows += rows
             for row in rows:
                 entries, held, own = (int(str(row[k])) for k in ("entries", "held_bytes", "own_bytes"))
                 if peer == DICT and not self._keys:
@@ -227,10 +255,10 @@ class _Bench:
             accesses=int(self._keys * plan.accesses_times), spoil=plan.spoil,
         )
 
-    def _one(self, repeat: int, case: CacheCase, keep: bool = True) -> list[Row]:
+    def _one(self, repeat: int, case: CacheCase) -> list[Row]:
         """The rows of one child."""
         what = f"{case.peer}, {' and '.join(case.workloads)}, {case.value_kind}"
-        self._report(f"repeat {repeat + 1}/{self._plan.repeats}: {what}")
+        self._report(f"repeat {repeat + 1}: {what}")
         try:
             with self._surroundings(case) as ready, self._signals.open():
                 found = run_child("coldmem.lab.cache_case", ready.to_json(), what, CHILD_S_MAX)
@@ -238,10 +266,7 @@ class _Bench:
             self._failed.append({"peer": case.peer, "repeat": repeat + 1, "reason": str(problem)})
             self._report(str(problem))
             return []
-        rows: list[Row] = [{**row, "repeat": repeat + 1} for row in found["rows"]]
-        if keep:
-            self._rows += rows
-        return rows
+        return [{**row, "repeat": repeat + 1} for row in found["rows"]]
 
     @contextmanager
     def _surroundings(self, case: CacheCase) -> Iterator[CacheCase]:
@@ -266,7 +291,7 @@ class _Bench:
             WORKLOADS.index(str(row["workload"])), VALUE_KINDS.index(str(row["value_kind"])),
             int(str(row["value_bytes"])), int(str(row["threads"])), order[str(row["peer"])]))
         return Result("bench_cache", {
-            "repeats": plan.repeats, "seconds": plan.seconds, "data_bytes": plan.data_bytes,
+            "repeats": plan.repeats, "memory_repeats": plan.memory_repeats, "seconds": plan.seconds, "data_bytes": plan.data_bytes,
             "limit_bytes": plan.limit_bytes, "keys": self._keys,
             "accesses": int(self._keys * plan.accesses_times),
             "in_ram": str(self._room).startswith(SHARED_MEMORY), "corpora": self._corpora,

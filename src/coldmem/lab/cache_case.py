@@ -33,6 +33,8 @@ DRAWS = 1 << 16  # accesses of a thread before they repeat
 ENTRIES_MIN = 64
 LATENCY_SHARE = 0.3  # of the seconds, for the pass that times each get
 LATENCIES_MAX = 200_000
+SETS_SHARE = 0.5  # of the seconds, for a pass of sets
+WARM_SHARE = 2 / 3  # of the accesses; they fill the cache before hits are counted
 FILL_STEP = 256  # entries between two looks at what is held
 SHARE_FOREIGN = 0.04  # of all CPUs' time: more than that, used by others, is a disturbance
 OVERFULL = 3  # a fill ends at so many times its limit, whatever the peer says
@@ -55,7 +57,7 @@ class CacheCase:
     own_limit_bytes : int
         By the peer's account: what it is given in `ZIPF` and `SCAN`.
     keys, accesses : int
-        Of `ZIPF` and `SCAN`; half of the accesses come before anything is counted.
+        Of `ZIPF` and `SCAN`; `WARM_SHARE` of the accesses come before hits are counted.
     corpus, folder, socket : str
         Where the values are; an empty folder for the peer; Redis' socket.
     pid : int
@@ -280,7 +282,8 @@ def _speed(case: CacheCase) -> list[Row]:
                     continue
                 more: dict[str, Any] = {"entries": len(speed.keys)}
                 loop = speed.gets if workload == GET else speed.sets
-                rate, disturbed = speed.run(loop, threads, case.seconds)
+                share = 1.0 if workload == GET else SETS_SHARE
+                rate, disturbed = speed.run(loop, threads, case.seconds * share)
                 if workload == GET:
                     speed.latencies_ns.clear()
                     speed.run(speed.timed_gets, threads, case.seconds * LATENCY_SHARE)
@@ -357,19 +360,21 @@ def _read_back(
 
 
 def _hits(case: CacheCase) -> list[Row]:
-    """Get, or make and set; the second half of the accesses counts."""
+    """Get, or make and set; what comes after the first accesses counts."""
     (value_bytes,), (workload,) = case.value_bytes, case.workloads
     value_of = cache_corpora.load(case.value_kind, value_bytes, Path(case.corpus))
     draw = cache_access.zipf if workload == ZIPF else cache_access.scan_mixed
+    warm = int(case.accesses * WARM_SHARE)
     numbers = draw(case.accesses, case.keys, case.seed).tolist()
+    parts = numbers[:warm], numbers[warm:]
+    del numbers
     _warm_up(case, value_of)
     how = case.opening("hits", case.own_limit_bytes)
     held = _Held(how)
     peer = open_peer(case.peer, how)
     get, put = spoilt(peer.get) if case.spoil else peer.get, peer.set
     checked = _Checked()
-    half = len(numbers) // 2
-    for part in (numbers[:half], numbers[half:]):
+    for part in parts:
         hits, start_s = 0, time.perf_counter()
         for number in part:
             key = key_of(number)

@@ -186,8 +186,9 @@ class _Packed:
 
 def _zstd() -> tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]:
     zstandard = import_module("zstandard")
-    return (zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress,
-            zstandard.ZstdDecompressor().decompress)
+    compress = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress
+    # A copy, since what it returns was made for the worst case and keeps a hole behind it.
+    return lambda data: bytes(memoryview(compress(data))), zstandard.ZstdDecompressor().decompress
 
 
 def _lz4() -> tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]:
@@ -394,7 +395,7 @@ PEERS = {
         Kind(CACHETOOLS_LZ4, "cachetools.LRUCache, a lock, lz4.block",
              lambda how: _Packed(how, _lru(how, len), _lz4), ("cachetools", "lz4.block")),
         Kind(CACHETOOLS_ZSTD, "cachetools.LRUCache, a lock, zstandard at level 3",
-             lambda how: _Packed(how, _lru(how, len), _zstd), ("cachetools", "zstandard")),
+             lambda how: _Packed(how, _lru(how, len), _zstd), ("cachetools", "zstandard"), speed=False),
         Kind(ZICT, "zict.Buffer of a dict and files; with a limit zict.LRU", _Zict, ("zict",)),
         Kind(DISKCACHE, "diskcache.Cache", _Diskcache, ("diskcache",)),
         Kind(LMDB, "lmdb, a transaction an operation, no sync", _Lmdb, ("lmdb",), evicts=False),

@@ -23,7 +23,7 @@ TITLES = {
     ENTRIES: "Entries in {limit} MiB", ZIPF: "Hits in {limit} MiB, Zipf 0.99",
     SCAN: "Hits in {limit} MiB, Zipf 0.99 with 30 % of scans",
 }
-QUICK = {"repeats": 1, "memory_repeats": 1, "seconds": 0.1, "data_bytes": 4 * MIB, "limit_bytes": 8 * MIB,
+QUICK = {"repeats": 1, "memory_repeats": 1, "seconds": 0.1, "data_bytes": 4 * MIB, "limit_bytes": 8 * MIB, "source_bytes": 4 * MIB,
          "cells": (("json", 1024), ("numpy", 16384))}
 
 

@@ -146,9 +146,10 @@ def wrong(result: Result) -> list[str]:
 @contextmanager
 def _folders(plan: CachePlan) -> Iterator[tuple[Path, Path]]:
     """One for the values, and one for the peers: in RAM, where there is room."""
-    with tempfile.TemporaryDirectory(prefix="coldmem-cache-") as corpus:
-        with tempfile.TemporaryDirectory(prefix="coldmem-cache-", dir=_room(plan)) as room:
-            yield Path(corpus), Path(room)
+    prefix = f"coldmem-cache-{os.getpid()}-"
+    with (tempfile.TemporaryDirectory(prefix=prefix) as corpus,
+          tempfile.TemporaryDirectory(prefix=prefix, dir=_room(plan)) as room):
+        yield Path(corpus), Path(room)
 
 
 def _room(plan: CachePlan) -> str | None:

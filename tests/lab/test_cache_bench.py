@@ -134,7 +134,7 @@ def test_scans() -> None:
     assert len(drawn) == 200_000 and len(set(once.tolist())) == len(once)
     assert 0.28 < len(once) / len(drawn) < 0.32
     changes = np.flatnonzero(np.diff((drawn >= 1000).astype(int)))
-    assert 200 <= np.median(np.diff(changes)[1::2]) and len(changes) > 50, "they come in runs"
+    assert np.median(np.diff(changes)[1::2]) >= 200 and len(changes) > 50, "they come in runs"
 
 
 # -- what is counted -------------------------------------------------------------------------------

@@ -41,7 +41,8 @@ def opened(tmp_path: Path) -> Iterator[Any]:
                 how = {"socket": server.socket, "pid": server.pid}
             folder = tmp_path / "peer"
             folder.mkdir()
-            peer = open_peer(name, Opening(value_kind, limit_bytes, folder, lru=bool(limit_bytes), **how))
+            opening = Opening(value_kind, limit_bytes, folder, lru=bool(limit_bytes), **how)
+            peer = open_peer(name, opening)
             undo.callback(peer.close)
             return peer
 

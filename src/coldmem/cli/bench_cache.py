@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import click
 from rich.console import Console
+from rich.table import Table
 
 from coldmem.cli import output
 from coldmem.cli.options import SIZE, SeveralValues, json_option
@@ -23,7 +24,8 @@ TITLES = {
     ENTRIES: "Entries in {limit} MiB", ZIPF: "Hits in {limit} MiB, Zipf 0.99",
     SCAN: "Hits in {limit} MiB, Zipf 0.99 with 30 % of scans",
 }
-QUICK = {"repeats": 1, "memory_repeats": 1, "seconds": 0.1, "data_bytes": 4 * MIB, "limit_bytes": 8 * MIB, "source_bytes": 4 * MIB,
+QUICK = {"repeats": 1, "memory_repeats": 1, "seconds": 0.1, "data_bytes": 4 * MIB,
+         "limit_bytes": 8 * MIB, "source_bytes": 4 * MIB,
          "cells": (("json", 1024), ("numpy", 16384))}
 
 
@@ -52,7 +54,7 @@ QUICK = {"repeats": 1, "memory_repeats": 1, "seconds": 0.1, "data_bytes": 4 * MI
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, peers: tuple[str, ...], workloads: tuple[str, ...],
+    ctx: click.Context, /, peers: tuple[str, ...], workloads: tuple[str, ...],
     value_kinds: tuple[str, ...], value_bytes: tuple[int, ...], threads: tuple[int, ...],
     quick: bool, spoil: bool, as_json: bool, **more: object,
 ) -> None:
@@ -131,7 +133,7 @@ def _between(rows: Sequence[Row], figure: str, digits: int = 3) -> str:
     return f"{output.number(found.low, digits)} .. {output.number(found.high, digits)}"
 
 
-def _speeds(rows: Sequence[Row], title: str) -> output.Table:
+def _speeds(rows: Sequence[Row], title: str) -> Table:
     made = output.table(title, ["values", "bytes", "threads", "peer", "per second", "min .. max",
                                 "p50 us", "p99 us"], left=4)
     last: object = None
@@ -145,7 +147,7 @@ def _speeds(rows: Sequence[Row], title: str) -> output.Table:
     return made
 
 
-def _sizes(rows: Sequence[Row], title: str) -> output.Table:
+def _sizes(rows: Sequence[Row], title: str) -> Table:
     made = output.table(title, ["peer", "entries", "bytes each", "min .. max", "MiB held", "hit ratio",
                                 "min .. max", "per second"])
     for (*_, peer), some in _grouped(rows).items():

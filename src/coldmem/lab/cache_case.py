@@ -1,9 +1,9 @@
 """One peer of ``bench cache`` at work, in a process of its own: ``python -m coldmem.lab.cache_case``.
 
-Reads a `CacheCase` as JSON from stdin, prints ``{"rows": [...]}`` to stdout. Owns: the peer, and files in
-the folder that it was given. Guarantees: the peer's modules are imported and have stored something before
-anything is counted. Of all that is read in loops one of `SAMPLE` is compared with what was stored; in the
-speed workloads everything fits, so what is not found is as wrong as a wrong value.
+Reads a `CacheCase` as JSON from stdin, prints ``{"rows": [...]}`` to stdout. Owns: the peer, and files
+in the folder that it was given. Guarantees: the peer's modules are imported and have stored something
+before anything is counted. Of all that is read in loops one of `SAMPLE` is compared with what was
+stored; in the speed workloads everything fits, so what is not found is as wrong as a wrong value.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ CALLS_MAX = 8
 # A definition, its arguments up to the colon, and what is documented right after it.
 _DEFINITION = re.compile(
     r"^(?P<indent>[ ]{0,8})(?P<kind>async def|def|class) (?P<name>\w+)"
-    r"(?P<rest>[^\n]*?(?:\n[^\n]{0,120}?){0,6}?):[ ]*(?:#[^\n]*)?\n\s*(?:r?(?P<quote>\"\"\"|''')(?P<doc>.*?)(?P=quote))?",
+    r"(?P<rest>[^\n]*?(?:\n[^\n]{0,120}?){0,6}?):[ ]*(?:#[^\n]*)?\n"
+    r"\s*(?:r?(?P<quote>\"\"\"|''')(?P<doc>.*?)(?P=quote))?",
     re.MULTILINE | re.DOTALL,
 )
 _CALL = re.compile(r"\b([A-Za-z_][\w.]{2,40})\(")
@@ -131,7 +132,9 @@ _FRAMES: dict[str, tuple[bytes, bytes]] = {
 }
 
 
-def write_corpora(kinds: tuple[str, ...], folder: Path, source_bytes: int = SOURCE_BYTES) -> list[Record]:
+def write_corpora(
+    kinds: tuple[str, ...], folder: Path, source_bytes: int = SOURCE_BYTES
+) -> list[Record]:
     """Write what `load` reads; how many bytes each kind has, and how well they compress.
 
     Returns

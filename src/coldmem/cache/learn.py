@@ -211,10 +211,10 @@ class Learner:
         new = 0
         old = judged = sum(map(len, judges))
         try:
-            old = sum(stored_bytes(current, value) for value in judges)
+            old = current.compressed_bytes(judges)
             made = self._make([s for i, s in enumerate(samples) if i % HELD_OUT_EVERY])
             if made is not None:
-                new = sum(stored_bytes(made, value) for value in judges)
+                new = made.compressed_bytes(judges)
                 if new > old * (1 - GAIN_MIN):
                     made = None
         finally:

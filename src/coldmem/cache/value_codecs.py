@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _DICTIONARIES_MOST = 8
 _SMALL_BYTES = 4096
-# One of so many small values is a sample, before and after the first training.
-_SAMPLE_OFTEN, _SAMPLE_SELDOM = 8, 64
+# One of so many small values may be a sample, before and after the first training.
+_SAMPLE_OFTEN, _SAMPLE_SELDOM = 1, 64
 
 
 class ValueCodecs:

@@ -14,10 +14,17 @@ import zlib
 
 import cython
 from cython.cimports.coldmem.codecs.library import load_zdict, load_zstd_dict
+from cython.cimports.coldmem.linux.memory import malloc_trim
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdlib import calloc, free, malloc
 
-from coldmem.errors import CodecError, MissingLibraryError, TrainingError, UnknownCodecError, UsageError
+from coldmem.errors import (
+    CodecError,
+    MissingLibraryError,
+    TrainingError,
+    UnknownCodecError,
+    UsageError,
+)
 
 SIZE_BYTES_MAX = cython.declare(cython.uint, 0x7E000000)  # results are int32_t
 DICTIONARY_BYTES_MIN = 8  # libzstd ignores a shorter one
@@ -316,10 +323,12 @@ def train_dictionary(samples, nbytes=32768, level=1):
                     )
     finally:
         free(sizes)
+    joined = b""
+    malloc_trim(0)  # the trainer's tables, 8 MB, would stay in this thread's heap
     if api.is_error(size):
         reason = cython.cast(bytes, api.error_name(size)).decode()
         raise TrainingError(
-            f"no dictionary comes of these {n} samples of {len(joined)} bytes (libzstd: {reason}): give "
+            f"no dictionary comes of these {n} samples (libzstd: {reason}): give "
             "more of them, or larger ones, or compress without a dictionary"
         )
     if final_size > 0 and not api.is_error(final_size):

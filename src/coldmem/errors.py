@@ -52,6 +52,10 @@ class UnknownCodecError(UsageError):
     """No codec has this name."""
 
 
+class TrainingError(UsageError):
+    """No dictionary can be trained on these samples."""
+
+
 class HandleError(UsageError):
     """A handle that cannot be used; see the children for why."""
 

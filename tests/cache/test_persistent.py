@@ -263,7 +263,7 @@ import os, random, sys
 sys.path[:0] = [sys.argv[4], os.path.dirname(sys.argv[4])]
 from test_persistent import child_value, child_key
 from coldmem import Cache
-cache = Cache("1MiB", path=sys.argv[1], lossless=True)
+cache = Cache("4MiB", path=sys.argv[1], lossless=True)
 dice = random.Random(sys.argv[2])
 turn = int(sys.argv[3])
 def say(word, pairs):
@@ -328,7 +328,7 @@ def test_killed_at_any_moment(tmp_path):
                 could[number] = could[number] | {when}
                 last[number] = when
                 turn = max(turn, when)
-        with Cache("1MiB", path=tmp_path / "c", lossless=True) as cache:
+        with Cache("4MiB", path=tmp_path / "c", lossless=True) as cache:
             cache.check_valid()
             for number, turns in could.items():
                 value = cache.get(child_key(number))

@@ -217,7 +217,7 @@ def test_damage_never_gives_a_wrong_value(tmp_path, written, how):
             assert found.items() <= want.items() if "array" not in found else all(
                 want[key] == value for key, value in found.items())
             assert found, "a part was damaged, and all of it is gone"
-            assert how in ("cut", "shift") or len(found) > 1000
+            assert how in ("cut", "shift") or len(found) > 100  # a dictionary may be what is damaged
             assert {reason for _, reason in heard} <= {"corrupt"}
             cache.check_valid()
             again = {n: text(200, n) for n in range(500)}

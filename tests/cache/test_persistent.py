@@ -30,8 +30,8 @@ def crash(cache, folder, to):
 
 
 # -- a clean close ---------------------------------------------------------------------------------
-KEYS = ["plain", "", b"bytes", b"", 17, -1, -(1 << 63), 1 << 70, None, 2.5, ("user", 17), ("user", ("a", 1)),
-        frozenset({1, 2}), "\ud800", "k" * 5000, "ключ"]
+KEYS = ["plain", "", b"bytes", b"", 17, -1, -(1 << 63), 1 << 70, None, 2.5, ("user", 17),
+        ("user", ("a", 1)), frozenset({1, 2}), "\ud800", "k" * 5000, "ключ"]
 
 
 @pytest.mark.parametrize("memory", ["2MiB", "64MiB"])
@@ -303,7 +303,8 @@ def test_killed_at_any_moment(tmp_path):
     turn = flushes = 0
     for kill in range(6):
         child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, tmp_path / "c", str(kill), str(turn), os.path.dirname(__file__)],
+            [sys.executable, "-c", CHILD, tmp_path / "c", str(kill), str(turn),
+             os.path.dirname(__file__)],
             stdout=subprocess.PIPE)
         try:
             assert select.select([child.stdout], [], [], 60)[0], "it did nothing"

@@ -101,7 +101,6 @@ class Pair:
                 while a32_load_acq(cython.address(self.c.turn)) & 1 != mine:
                     if a32_load_rlx(cython.address(self.c.stop)):
                         break
-                    cpu_relax()
                 a32_fetch_add(cython.address(self.c.turn), 1)
             begin = now_ns() - begin
         return begin

@@ -51,7 +51,7 @@ cdef struct Step:
     double work                 # lock-free, before
     double hold
     double line                 # more when another core had the lock last
-    double remote               # more when another core had the data (pool, class) last
+    double remote               # more of work, or of the hold, when the operation is cold
 
 cdef struct Event:
     double t
@@ -78,6 +78,7 @@ cdef struct Task:
     int32_t pool
     int32_t klass
     int32_t lock
+    int32_t cold                # another core had the data of this operation last
     int32_t rw_waiting          # in the list of those who wait for the reader-writer lock
     int32_t writing             # holds, or has announced, the write side
     int32_t helper

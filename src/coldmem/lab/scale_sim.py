@@ -180,14 +180,11 @@ def lock_acquire(s, i, word, more):
     k: TaskP = cython.address(s.tasks[i])
     m: LockP = cython.address(s.locks[k.lock])
     step: StepP = cython.address(s.steps[k.step])
-    last: cython.pointer(int32_t) = cython.address(s.data_last[k.pool * s.classes_n + k.klass])
     ns: cython.double = more + sim_draw(s, step.hold, s.hold_shape)
-    if m.last != k.core:
+    if m.last != k.core and m.last >= 0:
         ns += step.line
-    if step.remote > 0.0:
-        if last[0] != k.core:
-            ns += step.remote
-        last[0] = k.core
+    if k.cold:
+        ns += step.remote
     m.word = word
     m.owner = i
     m.last = k.core
@@ -319,14 +316,19 @@ def line_use(s, i):
 # -- operations ------------------------------------------------------------------------------------
 def step_begin(s, i):
     k: TaskP = cython.address(s.tasks[i])
+    step: StepP = cython.address(s.steps[k.step])
+    ns: cython.double = sim_draw(s, step.work, s.work_shape)
+    if k.cold and step.kind == STEP_WORK:
+        ns += step.remote
     sim_mode(s, k, MODE_WORK)
-    sim_segment(s, i, sim_draw(s, s.steps[k.step].work, s.work_shape), THEN_STEP)
+    sim_segment(s, i, ns, THEN_STEP)
 
 
 def step_done(s, i):
     """On to the next step, or to the next operation."""
     k: TaskP = cython.address(s.tasks[i])
     u: cython.double
+    last: cython.pointer(int32_t)
     k.step += 1
     if k.step == cython.cast(int32_t, s.op_at[k.op + 1]):
         if k.helper == 0 and k.ops:
@@ -348,6 +350,9 @@ def step_done(s, i):
         k.klass = 0
         while s.class_cum[k.klass] < u:
             k.klass += 1
+        last = cython.address(s.data_last[k.pool * s.classes_n + k.klass])
+        k.cold = last[0] != k.core and last[0] >= 0
+        last[0] = k.core
     step_begin(s, i)
 
 

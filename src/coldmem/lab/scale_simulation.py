@@ -46,7 +46,7 @@ class Simulation:
         An operation each, of steps (kind, work_ns, probability, hold_ns, line_ns, remote_ns); kinds are
         those of `KINDS`. Lock-free work comes first; then, with the probability, what the kind says:
         hold a lock of that kind for `hold_ns`, and `line_ns` longer when another core had the lock last,
-        `remote_ns` when another core had the data of this pool and class last. ``line``: change a word
+        `remote_ns` when another core had the data of this pool and class last (of ``work``: works longer). ``line``: change a word
         that all share, in turn, `hold_ns` on the core that had it last and `line_ns` on another.
         ``sleep``: leave the core for `hold_ns`.
     mix : sequence of float
@@ -132,7 +132,7 @@ class Simulation:
         for step in program:
             if len(step) != 6 or step[0] not in KINDS or min(step[1:]) < 0:
                 raise UsageError(f"a step is (kind, 5 numbers of 0 or more), not {step}")
-        if all(step[1] == 0 and (step[0] == "work" or step[2] * max(step[3:5]) == 0)
+        if all(step[1] == 0 and (step[0] == "work" or step[2] * step[3] == 0)
                for step in program):
             raise UsageError("an operation must take time")
 

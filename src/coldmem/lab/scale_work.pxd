@@ -2,6 +2,7 @@
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from coldmem.lab.alloc_work cimport AllocC, AllocWork, Worker
+from coldmem.lab.gate cimport GateC
 from coldmem.linux.lock cimport Mutex
 
 cdef enum Phase:                # where the one working thread is
@@ -34,12 +35,12 @@ cdef struct WatchC:
 
 cdef void watched_put(WatchC *c, AllocC *a, Worker *w, uint32_t slot) noexcept nogil
 cdef void watched_take(WatchC *c, AllocC *a, Worker *w, uint32_t slot) noexcept nogil
-cdef void watched_loop(WatchC *c, AllocC *a, Worker *w, uint32_t thread) noexcept nogil
-cdef void watch_locks(WatchC *c, AllocC *a, Mutex **locks, int32_t *kinds, uint32_t n,
-                      uint64_t pause_ns) noexcept nogil
+cdef void watched_loop(WatchC *c, AllocC *a, Worker *w, uint32_t thread, GateC *g) noexcept nogil
+cdef void watch_locks(WatchC *c, Mutex **locks, int32_t *kinds, uint32_t n, uint64_t pause_ns,
+                      GateC *g) noexcept nogil
 cdef void clock_phase(Turn *t, int32_t phase, uint64_t *since) noexcept nogil
-cdef void turns_loop(WatchC *c, AllocC *a, Worker *w, uint32_t me, uint32_t n, uint32_t span,
-                     uint32_t ops, uint32_t idle) noexcept nogil
+cdef void turns_loop(WatchC *c, AllocC *a, Worker *w, uint32_t me, uint32_t n, uint32_t ops,
+                     int32_t *turn) noexcept nogil
 
 cdef class ScaleWork:
     cdef WatchC c

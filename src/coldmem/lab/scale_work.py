@@ -9,8 +9,13 @@ Locks: none of its own. Reads the words of the pool's locks without taking them.
 """
 
 import cython
-from cython.cimports.coldmem.lab.alloc_work import AllocP, WorkerP, constP
-from cython.cimports.coldmem.lab.gate import gate_wait, next_random
+from cython.cimports.coldmem.lab.alloc_work import (
+    AllocP,
+    alloc_put,
+    alloc_take,
+    constP,
+)
+from cython.cimports.coldmem.lab.gate import Gate, gate_wait, next_random
 from cython.cimports.coldmem.linux.atomic import (
     a32_load_acq,
     a32_load_rlx,
@@ -81,10 +86,10 @@ def watched_take(c, a, w, slot):
     a32_store_rlx(cython.address(c.phase), PHASE_LOOP)
 
 
-def watched_loop(c, a, w, thread):
+def watched_loop(c, a, w, thread, g):
     base: uint32_t = thread * a.span
     slot: uint32_t
-    while a32_load_acq(cython.address(a.gate.stop)) == 0:
+    while a32_load_acq(cython.address(g.stop)) == 0:
         slot = base + cython.cast(uint32_t, next_random(cython.address(w.rng)) >> 8) % a.span
         if a.slots[slot].handle == 0:
             watched_put(c, a, w, slot)
@@ -94,14 +99,14 @@ def watched_loop(c, a, w, thread):
     w.end_ns = now_ns()
 
 
-def watch_locks(c, a, locks, kinds, n, pause_ns):
+def watch_locks(c, locks, kinds, n, pause_ns, g):
     """Look at the phase and at one lock after the other until the gate closes, at odd moments."""
     rng: uint64_t = 88172645463325253
     i: uint32_t = 0
     until: uint64_t
     phase: int32_t
     word: int32_t
-    while a32_load_acq(cython.address(a.gate.stop)) == 0:
+    while a32_load_acq(cython.address(g.stop)) == 0:
         until = now_ns() + pause_ns // 2 + next_random(cython.address(rng)) % pause_ns
         while now_ns() < until:
             cpu_relax()
@@ -122,15 +127,13 @@ def clock_phase(t, phase, since):
     since[0] = now_ns()
 
 
-def turns_loop(c, a, w, me, n, span, ops, idle):
-    """`ops` operations, each timed by parts; with n = 2 after one of the other thread each time, with
-    n = 1 after a pause of about as long."""
+def turns_loop(c, a, w, me, n, ops, turn):
+    """`ops` operations, each timed by parts, each after one of the other thread."""
     base: uint32_t = me * a.span
     t: cython.pointer(Turn) = cython.address(c.turns[me])
     slot: uint32_t
     i: uint32_t
     j: uint32_t
-    k: uint32_t
     size: uint32_t
     since: uint64_t
     h: uint64_t
@@ -139,17 +142,14 @@ def turns_loop(c, a, w, me, n, span, ops, idle):
     token: uint64_t
     error: int32_t = 0
     for i in range(ops):
-        slot = base + cython.cast(uint32_t, next_random(cython.address(w.rng)) >> 8) % span
+        slot = base + cython.cast(uint32_t, next_random(cython.address(w.rng)) >> 8) % a.span
         p = a.pools[pool_index(slot, a.pools_n)]
         h = a.slots[slot].handle
         j = a.slots[slot].payload
         if h == 0:
             j = cython.cast(uint32_t, next_random(cython.address(w.rng)) >> 20) % a.payloads_n
         size = cython.cast(uint32_t, a.payload_at[j + 1] - a.payload_at[j])
-        if n == 1:
-            for k in range(idle):
-                cpu_relax()
-        while n > 1 and a32_load_acq(cython.address(c.turn)) != cython.cast(int32_t, me):
+        while n > 1 and a32_load_acq(turn) != cython.cast(int32_t, me):
             if a32_load_rlx(cython.address(a.gate.stop)):
                 return
             cpu_relax()
@@ -180,7 +180,7 @@ def turns_loop(c, a, w, me, n, span, ops, idle):
         a.slots[slot].handle = h
         w.ops += 1
         if n > 1:
-            a32_store_rel(cython.address(c.turn), cython.cast(int32_t, 1 - me))
+            a32_store_rel(turn, cython.cast(int32_t, 1 - me))
 
 
 class ScaleWork:
@@ -192,20 +192,42 @@ class ScaleWork:
     def __init__(self, work):
         self.work = work
 
-    def run(self, thread):
-        """The loop of `AllocWork.run`, with its phases shown, until the gate closes."""
+    def fill(self, churn):
+        """Fill half of every span, then do `churn` operations per slot in each."""
+        a: AllocP = cython.address(self.work.c)
+        rounds: uint32_t = churn * a.span
+        thread: uint32_t
+        i: uint32_t
+        slot: uint32_t
+        with cython.nogil:
+            for thread in range(a.threads):
+                for i in range(a.span // 2):
+                    alloc_put(a, cython.address(a.workers[thread]), thread * a.span + 2 * i)
+            for thread in range(a.threads):
+                for i in range(rounds):
+                    slot = thread * a.span + cython.cast(
+                        uint32_t, next_random(cython.address(a.workers[thread].rng)) >> 8) % a.span
+                    if a.slots[slot].handle == 0:
+                        alloc_put(a, cython.address(a.workers[thread]), slot)
+                    else:
+                        alloc_take(a, cython.address(a.workers[thread]), slot)
+
+    def run(self, thread, gate):
+        """The loop of `AllocWork.run`, with its phases shown, from the gate's opening to its closing."""
         number: uint32_t = thread
+        g: Gate = gate
         if number >= self.work.c.threads:
             raise UsageError(f"thread {thread} of {self.work.c.threads}")
         with cython.nogil:
-            gate_wait(self.work.c.gate)
+            gate_wait(cython.address(g.c))
             watched_loop(cython.address(self.c), cython.address(self.work.c),
-                         cython.address(self.work.c.workers[number]), number)
+                         cython.address(self.work.c.workers[number]), number, cython.address(g.c))
 
-    def watch(self, classes, pause_ns):
+    def watch(self, classes, pause_ns, gate):
         """Look at the locks of the pools, and at those of these classes, until the gate closes."""
         a: AllocP = cython.address(self.work.c)
         pause: uint64_t = pause_ns
+        g: Gate = gate
         n: uint32_t = 0
         i: uint32_t
         one: uint32_t
@@ -232,8 +254,8 @@ class ScaleWork:
                     kinds[n] = 1
                     n += 1
             with cython.nogil:
-                gate_wait(a.gate)
-                watch_locks(cython.address(self.c), a, locks, kinds, n, pause)
+                gate_wait(cython.address(g.c))
+                watch_locks(cython.address(self.c), locks, kinds, n, pause, cython.address(g.c))
         finally:
             free(locks)
             free(kinds)
@@ -250,20 +272,23 @@ class ScaleWork:
             for kind in range(WATCHED)
         }
 
-    def turns(self, thread, threads, ops, idle):
-        """`ops` operations of this thread; with 2 threads each after one of the other, else each after
-        `idle` rounds of doing nothing."""
+    def turns(self, thread, threads, ops, leader):
+        """`ops` operations of this thread; with 2 threads each after one of the other, and the word that
+        says whose turn it is is that of `leader` (`self`, or another one with a pool of its own)."""
         me: uint32_t = thread
         n: uint32_t = threads
         count: uint32_t = ops
-        rounds: uint32_t = idle
+        first: ScaleWork = leader
         if not 1 <= n <= 2 or me >= n or n > self.work.c.threads:
             raise UsageError(f"thread {thread} of {threads}: one or two take turns")
         with cython.nogil:
-            gate_wait(self.work.c.gate)
             turns_loop(cython.address(self.c), cython.address(self.work.c),
-                       cython.address(self.work.c.workers[me]), me, n, self.work.c.span, count,
-                       rounds)
+                       cython.address(self.work.c.workers[me]), me, n, count,
+                       cython.address(first.c.turn))
+
+    def forget_turns(self):
+        """Begin to count anew what turns took."""
+        memset(cython.address(self.c.turns), 0, cython.sizeof(self.c.turns))
 
     def turn_ns(self):
         """Mean nanoseconds of each phase over both threads, interruptions left out."""

@@ -265,6 +265,8 @@ def apart_ns(
     pools = [filled(what, population, stuff, objects) for _ in range(threads)]
     try:
         gate = Gate()
+        for one in pools[1:]:
+            one.watched.read_from(pools[0].watched)
         timing = drive(
             gate, [pinned(on[i], partial(one.watched.run, i, gate)) for i, one in enumerate(pools)], [],
             lambda: max(one.work.totals()["end_ns"] for one in pools), seconds)
@@ -383,6 +385,7 @@ def turn_row(what: Arm, stuff: Material, effort: Effort) -> Row:
         pools = [filled(what, 2, stuff, effort.objects) for _ in range(1 + apart)]
         try:
             works = [pools[0].watched, pools[-1].watched]
+            works[1].read_from(works[0])
             for turns in (effort.turns // 4, effort.turns):  # first to warm the caches
                 for work in works:
                     work.forget_turns()

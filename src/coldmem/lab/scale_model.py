@@ -154,8 +154,10 @@ class Calibration:
         step = ns["spin_step_ns"]
         return {
             "spin_ns": SPINS * step, "spin_step_ns": step,
-            # One line is charged with the hold that follows, and half a step is waited on average.
-            "grab_ns": max(0.0, (ns["hand_over_lines"] - 1) * line_ns - step / 4),
+            # Of a hand-over one line is the holder's, who gets the word back to clear it, and one is
+            # charged with the hold that follows; a quarter of a step is waited on average.
+            "steal_ns": line_ns,
+            "grab_ns": max(0.0, (ns["hand_over_lines"] - 2) * line_ns - step / 4),
             "park_ns": ns["park_ns"], "wake_ns": ns["wake_ns"], "wake_none_ns": ns["wake_none_ns"],
             "wake_latency_ns": ns["wake_latency_ns"], "switch_ns": ns["switch_ns"],
             "slice_ns": ns["slice_ns"],

@@ -102,6 +102,7 @@ cdef struct Lock:
     int32_t word                # as in linux/lock.py: 0 free, 1 held, 2 held and somebody may sleep
     int32_t owner
     int32_t last                # core
+    int32_t touched             # somebody tried in vain
 
 cdef struct Core:
     int32_t task
@@ -154,6 +155,7 @@ cdef struct SimC:
     double spin_ns
     double spin_step_ns
     double grab_ns
+    double steal_ns
     double park_ns
     double wake_ns
     double wake_none_ns

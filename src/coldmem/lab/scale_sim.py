@@ -166,6 +166,7 @@ def lock_attempt(s, i):
         lock_acquire(s, i, 1, 0.0)
         return
     m.contended += 1
+    m.touched = 1
     sim_mode(s, k, MODE_SPIN)
     if s.fifo:
         list_append(s, cython.address(m.sleepers), i)
@@ -187,6 +188,7 @@ def lock_acquire(s, i, word, more):
         ns += step.remote
     m.word = word
     m.owner = i
+    m.touched = 0
     m.last = k.core
     m.since = s.now
     m.waited += s.now - k.wait_since
@@ -390,6 +392,10 @@ def task_go_on(s, i):
         else:
             step_lock(s, i)
     elif k.then == THEN_RELEASE:
+        if s.locks[k.lock].touched and s.steal_ns > 0.0:
+            s.locks[k.lock].touched = 0  # whoever tried has the line: it must come back first
+            sim_segment(s, i, s.steal_ns, THEN_RELEASE)
+            return
         if k.writing:
             k.writing = 0
             s.rw_in = 0

@@ -29,7 +29,7 @@ from coldmem.errors import UsageError
 
 KINDS = ("work", "pool", "class", "arena", "line", "read", "write", "sleep")
 MODE_NAMES = ("work", "hold", "spin", "call", "ready", "sleep")
-COSTS = ("spin_ns", "spin_step_ns", "grab_ns", "park_ns", "wake_ns", "wake_none_ns",
+COSTS = ("spin_ns", "spin_step_ns", "grab_ns", "steal_ns", "park_ns", "wake_ns", "wake_none_ns",
          "wake_latency_ns", "switch_ns", "slice_ns")
 BATCHES = 16
 SEED = cython.declare(uint64_t, 0x9E3779B97F4A7C15)
@@ -61,8 +61,9 @@ class Simulation:
         An operation that one more thread repeats, which counts for nothing (a compactor).
     costs : mapping of str to float
         `COSTS` in nanoseconds: for how long a thread spins, how often it looks, what it takes from
-        unlocking until another core that spins has the lock, calls that sleep and wake, from the wake
-        call until the sleeper runs, a change of threads on a core, a turn. Those not given are 0.
+        unlocking until another core that spins has the lock, what unlocking takes longer when somebody
+        has tried in vain, calls that sleep and wake, from the wake call until the sleeper runs, a change
+        of threads on a core, a turn. Those not given are 0.
     shapes : (int, int)
         Erlang shapes of work and holds: 0 always the mean, 1 exponential, more: narrower.
     fifo : bool
@@ -114,6 +115,7 @@ class Simulation:
         self.c.spin_ns = costs.get("spin_ns", 0)
         self.c.spin_step_ns = costs.get("spin_step_ns", 0)
         self.c.grab_ns = costs.get("grab_ns", 0)
+        self.c.steal_ns = costs.get("steal_ns", 0)
         self.c.park_ns = costs.get("park_ns", 0)
         self.c.wake_ns = costs.get("wake_ns", 0)
         self.c.wake_none_ns = costs.get("wake_none_ns", 0)

@@ -45,3 +45,4 @@ cdef void turns_loop(WatchC *c, AllocC *a, Worker *w, uint32_t me, uint32_t n, u
 cdef class ScaleWork:
     cdef WatchC c
     cdef AllocWork work
+    cdef AllocWork source       # whose payloads are written, if not `work`'s

@@ -286,6 +286,13 @@ class ScaleWork:
                        cython.address(self.work.c.workers[me]), me, n, count,
                        cython.address(first.c.turn))
 
+    def read_from(self, other):
+        """Write the payloads that `other` writes, from the same memory: both must have been given equal
+        ones. Two copies of them would take up twice the cache."""
+        first: ScaleWork = other
+        self.source = first.work
+        self.work.c.payload_bytes = first.work.c.payload_bytes
+
     def forget_turns(self):
         """Begin to count anew what turns took."""
         memset(cython.address(self.c.turns), 0, cython.sizeof(self.c.turns))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -104,3 +105,26 @@ def close(got: Any, want: Any) -> None:
     else:
         assert np.shape(got) == np.shape(want)
         assert np.allclose(got, want, rtol=1e-7, atol=1e-7, equal_nan=True)
+
+
+def changed(array: np.ndarray, *results: Any) -> tuple[np.ndarray, ...]:
+    """For calls that change an array and return nothing of interest."""
+    return (array, *(r for r in results if r is not None))
+
+
+def compare(
+    make_memory: Callable[..., Memory], data: dict[str, np.ndarray], operation: Callable[[Any], Any],
+    check: Callable[[Any, Any], None] = same,
+) -> None:
+    """The operation on plain copies of the arrays, and on such that are in a Memory and go out."""
+    with np.errstate(all="ignore"):
+        want = operation(SimpleNamespace(**{name: array.copy() for name, array in data.items()}))
+    memory = make_memory("8M", "192M", threshold="16K")
+    with evicting(memory) as out, memory, np.errstate(all="ignore"):
+        x = SimpleNamespace(**{name: memory.array(array) for name, array in data.items()})
+        out.now()
+        faults = memory.stats()["faults"]
+        got = operation(x)
+        check(got, want)
+        assert memory.stats()["faults"] > faults and out.left() > 0
+    memory.check_valid("full")

@@ -69,6 +69,17 @@ def runtime(kind: str) -> str:
     return name
 
 
+def exceptions(kind: str) -> list[str]:
+    """AddressSanitizer ends a process that throws in C++ if that runtime was loaded after its own."""
+    if kind != "address":
+        return []
+    cc = os.environ.get("CC", "gcc").split()
+    name = subprocess.run(
+        [*cc, "-print-file-name=libstdc++.so.6"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    return [name] if os.path.isabs(name) else []
+
+
 def copy_tree(tree: Path) -> None:
     """Bring the copy up to date; unchanged files keep their time, so that little is rebuilt."""
     tree.mkdir(parents=True, exist_ok=True)
@@ -96,7 +107,7 @@ def environment(kind: str, tree: Path) -> dict[str, str]:
     return os.environ | OPTIONS[kind] | {
         "COLDMEM_SANITIZE": kind,
         "PYTHONPATH": str(tree / "src"),
-        "LD_PRELOAD": runtime(kind),
+        "LD_PRELOAD": " ".join([runtime(kind), *exceptions(kind)]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 

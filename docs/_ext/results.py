@@ -1,7 +1,8 @@
 """``.. results::``: tables of what was measured, read from docs/results/*.json.
 
 Figures are never typed by hand. A file is what a ``bench`` or ``lab`` command printed with
-``--json``: ``{"name": ..., "machine": {...}, "settings": {...}, "rows": [{...}, ...]}``.
+``--json``: ``{"name": ..., "machine": {...}, "settings": {...}, "rows": [{...}, ...]}``. Rows that have
+a ``part`` make a table for each part, with the columns of its own rows.
 """
 
 import json
@@ -15,10 +16,29 @@ FOLDER = Path(__file__).parents[1] / "results"
 NOTHING = "Nothing has been measured for this version yet."
 # Columns of files whose rows have more than fit on a page; ``:columns:`` says otherwise.
 COLUMNS = {
+    "build": [
+        "arm", "repeat", "real_s", "user_s", "sys_s", "server_user_s", "server_sys_s", "fuse_cpu_s",
+        "kernel_threads_cpu_s", "total_cpu_s", "machine_busy_s", "pages_out", "pages_in",
+        "written_back", "pool_peak_bytes", "pool_peak_original_bytes", "total_peak_bytes",
+        "lock_waits", "lock_wait_s", "psi_memory_some_s", "killed", "failure", "first_difference",
+    ],
     "memory": [
         "corpus", "workload", "threads", "system", "delivery", "mb_per_s", "mb_per_s_min",
         "mb_per_s_max", "fault_p50_us", "fault_p99_us", "access_mean_us", "ratio", "ratio_idle",
         "footprint_peak_bytes", "memory_max_bytes",
+    ],
+    "backends.density": [
+        "corpus", "codec", "units", "backend", "mean_object_bytes", "used_per_stored",
+        "objects_per_page", "refused_objects", "ratio", "codec_ratio",
+    ],
+    "backends.speed": [
+        "arm", "threads", "put_mops_per_s", "read_mops_per_s", "free_mops_per_s",
+        "churn_mops_per_s", "churn_mops_per_s_min", "churn_mops_per_s_max",
+        "churn_ratio_to_zsmalloc_class", "churn_cpu_ns_per_op", "wait_share",
+    ],
+    "backends.fragmentation": [
+        "corpus", "codec", "arm", "live_objects", "fragmentation", "compacted_fragmentation",
+        "moved_objects",
     ],
     "programs": [
         "program", "system", "seconds", "seconds_min", "seconds_max", "ratio_to_no_limit",
@@ -50,6 +70,17 @@ def columns_of(rows: list[dict[str, Any]]) -> list[str]:
     return list(seen)
 
 
+def parts_of(
+    rows: list[dict[str, Any]], only: str | None = None
+) -> list[tuple[str | None, list[dict[str, Any]]]]:
+    """Rows by their ``part``, or all in one where they have none; without the key itself."""
+    found: dict[str | None, list[dict[str, Any]]] = {}
+    for row in rows:
+        rest = {key: value for key, value in row.items() if key != "part"}
+        found.setdefault(row.get("part"), []).append(rest)
+    return [(part, some) for part, some in found.items() if only in (None, part)]
+
+
 def table(columns: list[str], rows: list[dict[str, Any]]) -> nodes.table:
     group = nodes.tgroup(cols=len(columns))
     group += [nodes.colspec(colwidth=max(len(c), 6)) for c in columns]
@@ -75,7 +106,7 @@ class Results(Directive):
     """All files, or the one that is named; a file that is not there yet is no error."""
 
     optional_arguments = 1
-    option_spec = {"columns": directives.unchanged}
+    option_spec = {"columns": directives.unchanged, "part": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
         environment = self.state.document.settings.env
@@ -91,9 +122,12 @@ class Results(Directive):
             section += nodes.title(text=data["name"])
             for key in ("machine", "settings"):
                 section += nodes.paragraph(text=f"{key.capitalize()}: {text_of(data[key])}.")
-            wanted = self.options.get("columns", "").split()
-            wanted = wanted or COLUMNS.get(path.stem) or columns_of(data["rows"])
-            section += table(wanted, data["rows"])
+            for part, rows in parts_of(data["rows"], self.options.get("part")):
+                if part:
+                    section += nodes.paragraph(text=f"{part.capitalize()}:")
+                wanted = self.options.get("columns", "").split()
+                wanted = wanted or COLUMNS.get(f"{path.stem}.{part}" if part else path.stem)
+                section += table(wanted or columns_of(rows), rows)
             out.append(section)
         if not out:
             out.append(nodes.paragraph(text=NOTHING))

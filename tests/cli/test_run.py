@@ -86,6 +86,35 @@ def test_a_program_from_standard_input(tmp_path: Path) -> None:
     assert both(["-", "x"], tmp_path, "import sys; print(sys.argv, __name__)").returncode == 0
 
 
+def test_code(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("print('beside')")
+    show = SHOW + "print(__loader__)\nimport beside"
+    for words in (["-c", show], ["-c" + show], ["-c", show, "-c", "--unit", "x", "-m"]):
+        done = both(words, tmp_path, "input\n")
+        assert done.returncode == 0 and "['-c'" in done.stdout and "beside" in done.stdout
+    for code in ("1 / 0", "def f(:", "raise SystemExit(7)", "import nonsense_module", ""):
+        both(["-c", code, "x"], tmp_path)
+
+
+@pytest.mark.parametrize(("name", "recompressor"), [("auto", True), ("none", False), ("zstd", True)])
+def test_cold_codec(name: str, recompressor: bool, tmp_path: Path) -> None:
+    code = """if True:
+        import threading
+        import numpy as np
+        print(any(t.name == "coldmem-recompressor" for t in threading.enumerate()))
+    """
+    done = run([*QUIET, "--cold-codec", name, "-c", code], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{recompressor and len(os.sched_getaffinity(0)) > 1}\n"
+
+
+def test_a_cold_codec_that_does_not_exist(tmp_path: Path) -> None:
+    done = run([*QUIET, "--cold-codec", "lzx", "-c", "import numpy; print(1)"], tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("coldmem: ") and "lzx" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(("body", "code"), [
     ("import sys; sys.exit(7)", 7),
     ("import sys; sys.exit('a sentence')", 1),
@@ -280,6 +309,7 @@ def test_the_report_of_a_program_without_numpy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("words", "said"), [
     ([], "no program"),
     (["-m"], "-m: give the name"),
+    (["-c"], "-c: give the code"),
     (["nix.py"], "can't open file"),
     (["--unit", "5K", "small.py"], "choose 4K, 16K or 64K"),
     (["--memory-max", "lots", "small.py"], "'lots' is not a size"),
@@ -299,6 +329,8 @@ def test_a_wrong_call_is_one_clear_error(words: list[str], said: str, tmp_path: 
     (["--unit=4K", "--report", "x.py"], 2),
     (["--no-report", "-m", "x", "--report"], 1),
     (["--json", "f", "-mx"], 2),
+    (["--cold-codec", "none", "-c", "code", "--unit"], 2),
+    (["--codec", "lz4", "-ccode"], 2),
     (["--overcommit", "-", "a"], 1),
 ])
 def test_where_the_program_begins(given: list[str], at: int) -> None:

@@ -41,3 +41,12 @@ def test_results(show: Any, tmp_path: Path) -> None:
     for found in (show("programs"), show()):
         assert "bench_programs" in found and "coldmem" in found and "1.25" in found
         assert "ratio to no limit" in found and "77.5" not in found
+
+
+def test_rows_of_several_parts_make_a_table_each(show: Any, tmp_path: Path) -> None:
+    rows = [{"part": "one", "apples": 3}, {"part": "two", "pears": 4}, {"part": "one", "apples": 5}]
+    (tmp_path / "fruit.json").write_text(json.dumps(
+        {"name": "lab_fruit", "machine": {}, "settings": {}, "rows": rows}))
+    text = show("fruit")
+    assert text.index("One:") < text.index("apples") < text.index("Two:") < text.index("pears")
+    assert "part" not in text and "\n5" in text

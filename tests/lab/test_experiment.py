@@ -84,6 +84,25 @@ def test_verify_notices_a_changed_object() -> None:
         work.verify()
 
 
+def test_a_phase_notices_a_changed_object_and_one_that_is_gone() -> None:
+    pool = Pool()
+    work = AllocWork(pool, [b"a" * 100, b"b" * 100], Gate(), 1, 100)
+    gate = Gate()
+    gate.open()
+    work.phase("put", 0, gate)
+    assert work.totals() == {**work.totals(), "ops": 100, "bad_reads": 0, "failed": 0}
+    pool.write(work.handle(7), b"x" * 100)
+    pool.free(work.handle(8))
+    work.phase("read", 0, gate)
+    assert work.totals()["bad_reads"] == 2
+    work.phase("free", 0, gate)
+    assert work.totals()["bad_reads"] == 3 and pool.stats().objects == 0
+    with pytest.raises(UsageError, match="thread 1 of 1"):
+        work.phase("put", 1, gate)
+    with pytest.raises(UsageError, match="no phase is called"):
+        work.phase("nix", 0, gate)
+
+
 def test_zswap_work_verifies_and_notices() -> None:
     stuff = workloads.material(64)
     with Zswap(max_pool="1M", swap="64M") as zswap:
@@ -124,7 +143,7 @@ def test_misuse_of_the_loops() -> None:
             AllocWork(pool, [b"short"], gate, 1, 100)
         with pytest.raises(UsageError, match="too few"):
             AllocWork(pool, PAYLOADS, gate, 8, 8)
-        with pytest.raises(UsageError, match="wants a Pool"):
+        with pytest.raises(UsageError, match="want a Pool"):
             AllocWork([pool], PAYLOADS, gate, 1, 100)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="thread 1 of 1"):
             AllocWork(pool, PAYLOADS, gate, 1, 100).run(1)

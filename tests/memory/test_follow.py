@@ -11,6 +11,7 @@ import pytest
 
 from coldmem import Memory
 from coldmem.linux.userfaultfd import rights_here
+from coldmem.testing.handlers import waiting
 
 pytestmark = pytest.mark.skipif(
     rights_here() != "full", reason="needs the right to serve faults by handlers: `coldmem doctor`"
@@ -54,6 +55,38 @@ def test_one_thread_then_many_then_one() -> None:
 def test_it_closes_while_only_one_handler_waits() -> None:
     for _ in range(5):
         with_memory(lambda array: read_all(array, 2))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU: one handler, which always waits")
+def test_who_waits() -> None:
+    """All at first; one while a thread faults alone; where it has moved to; all for another thread."""
+    memory = Memory("9M", "64M", delivery="handler")
+    everybody = waiting(memory)[1]
+    assert everybody.bit_count() > 1 and waiting(memory) == (everybody, everybody)
+    array = memory.array(WANT)
+    seen: list[int] = []
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+
+    def alone() -> None:
+        for cpu in (*cpus, *cpus):
+            os.sched_setaffinity(0, {cpu})
+            read_all(array, 1)
+            seen.append(waiting(memory)[0])
+
+    def other() -> None:
+        memory.evict(array)
+        assert array[0] == WANT[0]  # one fault
+        end = time.monotonic() + 5  # what follows from it is done when it has been served
+        while waiting(memory)[0] != everybody and time.monotonic() < end:
+            time.sleep(0.001)
+        seen.append(waiting(memory)[0])
+
+    in_threads([alone])
+    assert seen == [1 << cpu for cpu in (*cpus, *cpus)]
+    in_threads([other])
+    assert seen[-1] == everybody
+    del array
+    memory.close()
 
 
 def in_threads(jobs: list) -> None:

@@ -2,65 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import random
-import signal
 import subprocess
 import sys
-import textwrap
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
 
 import numpy as np
 import pytest
+from forks import MIB, c_fork, held_c_fork, in_child, mixed
 
 from coldmem import Memory
 
 Make = Callable[..., Memory]
-MIB = 1 << 20
 # A process with threads that forks is warned of since Python 3.12; here that is the point.
 pytestmark = pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
-
-
-def mixed(nbytes: int, seed: int = 3) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    data = np.zeros((nbytes // 4096, 4096), np.uint8)
-    data[::2] = rng.integers(0, 256, (len(data[::2]), 4096), np.uint8)
-    data[1::2, ::64] = rng.integers(0, 256, data[1::2, ::64].shape, np.uint8)
-    return data.reshape(-1)
-
-
-def in_child(job: Callable[[], Any], fork: Callable[[], int] = os.fork, seconds: float = 60) -> int:
-    """Exit status of a forked child that runs `job`: 0, or 9 after an exception; -signal."""
-    pid = fork()
-    if pid == 0:
-        status = 9
-        try:
-            job()
-            status = 0
-        except BaseException as error:
-            os.write(2, f"child: {type(error).__name__}: {error}\n".encode())
-        finally:
-            os._exit(status)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    raise AssertionError("the child hangs")
-
-
-def c_fork() -> int:
-    """fork as C code does it: Python's hooks are not called."""
-    return int(ctypes.CDLL(None).fork())
 
 
 @pytest.mark.parametrize("fork", [os.fork, c_fork])
@@ -72,7 +31,7 @@ def test_a_child_reads_right_data(make_memory: Make, place: str, fork: Callable[
     a = memory.array(want)
     stats = memory.stats()
     if place == "disk":
-        assert stats["swap_bytes"] > MIB
+        assert stats["swap_bytes"] > MIB // 4  # how much, is a matter of who comes first
     elif place != "hot":
         memory.evict(a)
         assert memory.stats()["hot_bytes"] == 0
@@ -121,10 +80,11 @@ def test_neither_sees_what_the_other_writes(make_memory: Make) -> None:
     del a
 
 
+@pytest.mark.parametrize("fork", [os.fork, held_c_fork])
 def test_the_parent_goes_on_while_a_child_lives(
-    make_memory: Make, capfd: pytest.CaptureFixture[str]
+    make_memory: Make, capfd: pytest.CaptureFixture[str], fork: Callable[[], int]
 ) -> None:
-    """Eviction and rewriting in the parent: the child reads what was there when it was born, or dies."""
+    """Eviction and rewriting in the parent: the child reads what was there when it was born."""
     memory = make_memory("8M", "64M")
     want = mixed(12 * MIB)
     a = memory.array(want)
@@ -142,13 +102,8 @@ def test_the_parent_goes_on_while_a_child_lives(
         os.write(go[1], b"x")
 
     thread = threading.Thread(target=parent)
-    thread.start()
-    status, said = in_child(job), capfd.readouterr().err
-    if status == -signal.SIGBUS:
-        assert said.startswith("coldmem: data of an array cannot be read back from the swap file")
-        assert said.count("\n") == 1
-    else:
-        assert (status, said) == (0, "")
+    status, said = in_child(job, fork, meanwhile=thread.start), capfd.readouterr().err
+    assert (status, said) == (0, "")
     thread.join()
     assert np.array_equal(a, mixed(12 * MIB, 12))
     memory.check_valid("full")
@@ -197,7 +152,8 @@ def test_fork_while_threads_fault(make_memory: Make) -> None:
     del a
 
 
-def test_a_child_closes_makes_and_forks_again(make_memory: Make) -> None:
+@pytest.mark.parametrize("fork", [os.fork, held_c_fork])
+def test_a_child_closes_makes_and_forks_again(make_memory: Make, fork: Callable[[], int]) -> None:
     memory = make_memory("16M", "32M")
     want = mixed(8 * MIB)
     held = [memory.array(want)]
@@ -207,7 +163,7 @@ def test_a_child_closes_makes_and_forks_again(make_memory: Make) -> None:
         def grandchild() -> None:
             assert np.array_equal(held[0], want)
 
-        assert in_child(grandchild) == 0
+        assert in_child(grandchild, fork) == 0
         other = Memory("8M", 0, delivery=memory.delivery)
         b = other.ones(MIB, np.uint8)
         other.evict(b)
@@ -217,7 +173,7 @@ def test_a_child_closes_makes_and_forks_again(make_memory: Make) -> None:
         held.clear()
         memory.close()
 
-    assert in_child(job) == 0
+    assert in_child(job, fork) == 0
     assert np.array_equal(held[0], want)
     held.clear()
 
@@ -285,47 +241,3 @@ def test_subprocess(make_memory: Make) -> None:
 
 def _check(a: np.ndarray, want: np.ndarray) -> None:
     assert np.array_equal(a[: 4 * MIB], want[: 4 * MIB])
-
-
-REFUSED = """
-    import ctypes, os, sys, struct
-    import numpy as np
-    from coldmem import Memory
-
-    memory = Memory("16M", 0, delivery=sys.argv[1])
-    a = memory.ones(1_000_000)
-    memory.evict(a)
-    # seccomp: from here on userfaultfd (323) and open of the device (257, openat) say EPERM.
-    libc = ctypes.CDLL(None, use_errno=True)
-    program = b"".join(struct.pack("HBBI", *line) for line in [
-        (0x20, 0, 0, 0), (0x15, 1, 0, 323), (0x15, 0, 1, 257), (0x06, 0, 0, 0x00050001),
-        (0x06, 0, 0, 0x7FFF0000)])
-    buffer = ctypes.create_string_buffer(program)
-    filter = struct.pack("HxxxxxxQ", 5, ctypes.addressof(buffer))
-    assert libc.prctl(38, 1, 0, 0, 0) == 0
-    assert libc.prctl(22, 2, filter, 0, 0) == 0, os.strerror(ctypes.get_errno())
-    pid = os.fork() if sys.argv[2] == "python" else libc.fork()
-    if pid == 0:
-        value = float(a[500_000])
-        os.write(1, f"child read {value}\\n".encode())
-        os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert a.sum() == 1_000_000, "the parent has lost nothing"
-    print("parent", code, flush=True)
-    os._exit(0)
-"""
-
-
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the filter is written for x86-64")
-@pytest.mark.parametrize("fork", ["python", "c"])
-def test_a_child_without_the_right_is_told(delivery: str, fork: str) -> None:
-    """seccomp refuses userfaultfd to the child: a sentence and a signal, never zeros."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(REFUSED), delivery, fork],
-        capture_output=True, text=True, timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "child read" not in done.stdout
-    assert f"parent {-signal.SIGSEGV}" in done.stdout or f"parent {-signal.SIGBUS}" in done.stdout
-    if fork == "python":
-        assert "cannot be used in the forked child" in done.stderr

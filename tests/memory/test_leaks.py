@@ -67,9 +67,10 @@ class Used:
 
 def assert_exact(before: Used, after: Used) -> None:
     """What no allocator holds back: descriptors, swap files and their blocks, threads."""
-    assert after.descriptors == before.descriptors
-    assert (after.swap_files, after.swap_blocks) == (before.swap_files, before.swap_blocks)
-    assert after.threads == before.threads
+    # Less is no leak: what a test before this one left to the garbage collector may go meanwhile.
+    assert after.descriptors <= before.descriptors
+    assert after.swap_files <= before.swap_files and after.swap_blocks <= before.swap_blocks
+    assert after.threads <= before.threads
 
 
 def grown(before: Used, after: Used) -> str:

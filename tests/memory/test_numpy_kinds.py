@@ -15,12 +15,11 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from libraries import evicting, same
+from libraries import changed, compare, evicting, same
 from numpy.lib import recfunctions
 
 from coldmem import Memory
@@ -42,11 +41,6 @@ DATA: dict[str, np.ndarray] = {
     "t": np.array([f" Row-{n % 997} " for n in range(20_000)]), "u": (INTS % 251).astype("u1"),
     "m": FLOATS[:40_000].reshape(200, 200).copy(),
 }
-
-
-def changed(array: np.ndarray, *results: Any) -> tuple[np.ndarray, ...]:
-    """For calls that change an array and return nothing of interest."""
-    return (array, *(r for r in results if r is not None))
 
 
 def in_place(x: Any) -> Any:
@@ -159,33 +153,19 @@ RANDOM: dict[str, Operation] = {
 }
 
 
-def check(make_memory: Make, operation: Operation) -> None:
-    with np.errstate(all="ignore"):
-        want = operation(SimpleNamespace(**{name: array.copy() for name, array in DATA.items()}))
-    memory = make_memory("8M", "192M", threshold="16K")
-    with evicting(memory) as out, memory, np.errstate(all="ignore"):
-        x = SimpleNamespace(**{name: memory.array(array) for name, array in DATA.items()})
-        out.now()
-        faults = memory.stats()["faults"]
-        got = operation(x)
-        same(got, want)
-        assert memory.stats()["faults"] > faults and out.left() > 0
-    memory.check_valid("full")
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_kind(make_memory: Make, name: str) -> None:
-    check(make_memory, KINDS[name])
+    compare(make_memory, DATA, KINDS[name])
 
 
 @pytest.mark.parametrize("name", BUFFERS)
 def test_buffer(make_memory: Make, name: str) -> None:
-    check(make_memory, BUFFERS[name])
+    compare(make_memory, DATA, BUFFERS[name])
 
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_random_numbers(make_memory: Make, name: str) -> None:
-    check(make_memory, RANDOM[name])
+    compare(make_memory, DATA, RANDOM[name])
 
 
 # -- every ufunc, every type ------------------------------------------------------------------------

@@ -7,12 +7,11 @@ and temporaries there. More of the same, by kind of data, is in test_numpy_kinds
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from libraries import close, evicting, same
+from libraries import changed, close, compare
 from numpy.lib import stride_tricks
 
 from coldmem import Memory
@@ -40,11 +39,6 @@ def reduce_by(*functions: Callable[..., Any]) -> Operation:
 
 def each_axis(*functions: Callable[..., Any]) -> Operation:
     return lambda x: [f(x.g, axis=axis) for f in functions for axis in (0, 1, 2)]
-
-
-def changed(array: np.ndarray, *results: Any) -> tuple[np.ndarray, ...]:
-    """For calls that change an array and return nothing of interest."""
-    return (array, *(r for r in results if r is not None))
 
 
 ELEMENTS: dict[str, Operation] = {
@@ -209,25 +203,11 @@ FOURIER: dict[str, Operation] = {
 EXACT = {**ELEMENTS, **REDUCTIONS, **ORDER, **SHAPES, **INDEXING, **FOURIER}
 
 
-def run(make_memory: Make, operation: Operation, check: Callable[[Any, Any], None]) -> None:
-    with np.errstate(all="ignore"):
-        want = operation(SimpleNamespace(**{name: array.copy() for name, array in DATA.items()}))
-    memory = make_memory("8M", "192M", threshold="16K")
-    with evicting(memory) as out, memory, np.errstate(all="ignore"):
-        x = SimpleNamespace(**{name: memory.array(array) for name, array in DATA.items()})
-        out.now()
-        faults = memory.stats()["faults"]
-        got = operation(x)
-        check(got, want)
-        assert memory.stats()["faults"] > faults and out.left() > 0
-    memory.check_valid("full")
-
-
 @pytest.mark.parametrize("name", EXACT)
 def test_operation(make_memory: Make, name: str) -> None:
-    run(make_memory, EXACT[name], same)
+    compare(make_memory, DATA, EXACT[name])
 
 
 @pytest.mark.parametrize("name", ROUNDED)
 def test_operation_of_linear_algebra(make_memory: Make, name: str) -> None:
-    run(make_memory, ROUNDED[name], close)
+    compare(make_memory, DATA, ROUNDED[name], close)

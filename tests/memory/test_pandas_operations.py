@@ -175,6 +175,7 @@ def test_files(make_memory: Make, tmp_path: Path, kind: str) -> None:
     memory = make_memory("8M", "128M", threshold="4K")
     with evicting(memory) as out, memory:
         mine = frame()
+        out.now()  # the thread that evicts may not come to run meanwhile
         if kind == "pickle":
             mine.to_pickle(tmp_path / "frame")
             check(pd.read_pickle(tmp_path / "frame"), want)
@@ -195,6 +196,7 @@ def test_query_with_numexpr(make_memory: Make) -> None:
     with evicting(memory) as out, memory:
         for _ in range(20):
             mine = frame()
+            out.now()
             check(mine.query("x > 1 and key < 99", engine="numexpr"), want[0])
             check(mine.eval("x * y + key", engine="numexpr"), want[1])
         assert out.left() > 0

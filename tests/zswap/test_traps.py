@@ -47,7 +47,7 @@ def quiet():
 
 
 # -- trap 1: a store that fails must remove the older unit of its slot --------------------------------
-# Without the zswap_invalidate in store_failed all of these load the old unit again.
+# Without the zswap_invalidate in zswap_store all of these load the old unit again.
 def test_trap_1_full_pool():
     with Zswap(max_pool="64K", on_full="reject", shrinker_thread=False) as z:
         z.store(0, text(0))

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from coldmem.cli import output
 from coldmem.cli.options import SIZE, SeveralValues, json_option
-from coldmem.lab import memory_bench, memory_goals
+from coldmem.lab import memory_bench, memory_goals, memory_resident
 from coldmem.lab.memory_bench import Config, Plan
 from coldmem.lab.memory_case import COLDMEM
 from coldmem.lab.memory_corpora import KINDS
@@ -42,18 +42,30 @@ from coldmem.lab.result import Result, Row
               help="Of coldmem's swap file. Default: none.")
 @click.option("--with-kernel", is_flag=True,
               help="Also the kernel's zswap and zram, in turn (root).")
+@click.option("--resident", is_flag=True,
+              help="Instead: NumPy on arrays that stay in RAM, beside plain ones.")
+@click.option("--array", "array_bytes", type=SIZE, default=memory_resident.ARRAY_BYTES,
+              help="Bytes of these arrays. Default: 64M.")
 @json_option
 def command(
     workloads: tuple[str, ...], corpora: tuple[str, ...], deliveries: tuple[str, ...],
     units: tuple[int, ...], codecs: tuple[str, ...], threads: tuple[int, ...], repeats: int,
     region_bytes: int, limit_bytes: int | None, memory_max_bytes: int | None, swap_max_bytes: int,
-    with_kernel: bool, as_json: bool,
+    with_kernel: bool, resident: bool, array_bytes: int, as_json: bool,
 ) -> None:
     """Managed memory under six patterns of touches, beside the kernel's compressed swap.
 
     The region is four times the limit. A touch that takes longer than 2 µs counts as a fault; MB/s
     are of pages touched. Each case runs in a process of its own, and all pages are compared.
     """
+    if resident:
+        with output.progress() as report:
+            result = memory_resident.run(deliveries, repeats, array_bytes, report)
+        if as_json:
+            output.print_json(result)
+        else:
+            _show_resident(result)
+        return
     configs = tuple(
         Config(delivery, unit, codec)
         for delivery, unit, codec in itertools.product(deliveries, units or (None,), codecs)
@@ -95,6 +107,21 @@ def _show(result: Result) -> None:
     if any(row["system"] != COLDMEM for row in rows):
         screen.print()
         screen.print(_goals(rows))
+
+
+def _show_resident(result: Result) -> None:
+    made = output.table(
+        f"{int(str(result.settings['array_bytes'])) >> 20} MiB that stay in RAM; goal: "
+        f"{result.settings['goal']} of plain NumPy's speed",
+        ["workload", "system", "delivery", "ms", "min .. max", "of plain"], left=3,
+    )
+    for row in result.rows:
+        made.add_row(
+            str(row["workload"]), str(row["system"]), str(row["delivery"]), output.number(row["ms"]),
+            f"{output.number(row['ms_min'])} .. {output.number(row['ms_max'])}",
+            output.number(row["speed_to_plain"]),
+        )
+    output.console().print(made)
 
 
 def _goals(rows: list[Row]) -> Table:

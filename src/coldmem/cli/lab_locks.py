@@ -14,6 +14,7 @@ from coldmem.errors import EnvironmentFailure, MissingLibraryError
 from coldmem.lab import goals, locks
 from coldmem.lab.arms import ARMS
 from coldmem.lab.result import Result, Row
+from coldmem.lab.seed import SEED
 from coldmem.lab.workloads import WORKLOADS, Load
 
 TITLES = {
@@ -22,12 +23,6 @@ TITLES = {
     ("zswap", "lz4"): "zswap: store, load, invalidate under a memory limit, lz4",
     ("zswap", "none"): "zswap: the same on units that are compressed already",
 }
-# Of the patch "mm/zsmalloc: change back to per-size_class lock" (2024): the kernel's own figures.
-KERNEL = (
-    ("32 pools, pool lock", 138.18, 1241.38, 1452.73),
-    ("1 pool, pool lock", 149.45, 1240.45, 1844.69),
-    ("1 pool, class lock", 138.23, 1242.37, 1469.71),
-)
 
 
 @click.command("locks", cls=SeveralValues)
@@ -162,8 +157,9 @@ def _show_kernel(result: Result, screen: Console) -> None:
         f"Seconds for {locks.OPS_FOR_TIMES / 1e6:.0f} million operations with {most} threads, and "
         "the kernel's table", ["", "arm", "real", "user", "sys"], left=2,
     )
-    for label, real, user, system in KERNEL:
-        made.add_row("the kernel's", label, f"{real:.2f}", f"{user:.2f}", f"{system:.2f}")
+    for seed in SEED:
+        made.add_row("the kernel's", seed.label,
+                     *(f"{value:.2f}" for value in (seed.real_s, seed.user_s, seed.sys_s)))
     for (workload, codec), _ in TITLES.items():
         rows = [ours[workload, codec, a] for a in ARMS if (workload, codec, a) in ours]
         if rows:

@@ -48,6 +48,9 @@ lab = LazyGroup(
         "locks": ("coldmem.cli.lab_locks", "32 pools, pool lock, class lock, handle: side by side"),
         "fragmentation": ("coldmem.cli.lab_fragmentation", "memory used per byte stored"),
         "scale": ("coldmem.cli.lab_scale", "the locks over 1 to 256 cores, simulated"),
+        "build": ("coldmem.cli.lab_build", "a kernel build under a memory limit, swapping to coldmem"),
+        "replay": ("coldmem.cli.lab_replay", "the swapping of a recorded build, engine alone"),
+        "backends": ("coldmem.cli.lab_backends", "zsmalloc beside zbud and z3fold"),
     },
     "Experiments on the allocator.",
 )
@@ -74,6 +77,7 @@ cli = Root(
     "coldmem",
     {
         "run": ("coldmem.cli.run", "a whole program, unchanged, with more memory for its arrays"),
+        "nbd": ("coldmem.cli.nbd", "the pool as a block device, for virtual machines and swap"),
         "doctor": ("coldmem.cli.doctor", "what this machine permits, and how to permit more"),
         "demo": ("coldmem.cli.demo", "NumPy on more data than the limit, checked; then locks in short"),
         "lab": ("", "experiments on the allocator"),

@@ -2,7 +2,7 @@
 
 ``--threads 1 2 32`` takes several values: `SeveralValues` rewrites the arguments before click sees
 them, so that each value has its own option name. ``--threads 1 --threads 2`` and ``--threads=1,2``
-work as well. It is safe because the commands that use it have no positional arguments.
+work as well. A command that uses it has no positional arguments, or has them before its options.
 """
 
 from __future__ import annotations

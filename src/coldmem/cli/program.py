@@ -1,8 +1,8 @@
 """Runs somebody's program in this process as the interpreter would have run it.
 
-Guarantees: ``sys.argv``, ``sys.path[0]`` and ``__main__`` are as after ``python script.py`` and
-``python -m module``; SystemExit and exceptions pass through to the interpreter, so that exit codes,
-``sys.excepthook`` and the end by SIGINT are its own; a traceback has no frame of ours.
+Guarantees: ``sys.argv``, ``sys.path[0]`` and ``__main__`` are as after ``python script.py``, ``python -m
+module`` and ``python -c code``; SystemExit and exceptions pass through to the interpreter, so that exit
+codes, ``sys.excepthook`` and the end by SIGINT are its own; a traceback has no frame of ours.
 Owns: ``sys.modules["__main__"]`` while it runs, and after, since threads and exit handlers may use it.
 """
 
@@ -15,7 +15,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.machinery import SourceFileLoader, SourcelessFileLoader
+from importlib.machinery import BuiltinImporter, SourceFileLoader, SourcelessFileLoader
 from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
@@ -26,11 +26,12 @@ Advise = Callable[[BaseException], str | None]
 
 @dataclass(frozen=True)
 class Program:
-    """What to run: a script, or with `module` a module's name, and its arguments."""
+    """What to run: a script, with `module` a module's name, or with `code` text, and its arguments."""
 
     target: str
     arguments: tuple[str, ...] = ()
     module: bool = False
+    code: bool = False
 
 
 def execute(run: Callable[[], None], advise: Advise = lambda error: None) -> None:
@@ -64,6 +65,12 @@ def prepare(program: Program) -> Callable[[], None]:
         sys.modules["__main__"] = main
         _first_path(os.getcwd())
         return lambda: private._run_module_as_main(target, alter_argv=True)
+    if program.code:
+        sys.argv[0] = "-c"
+        sys.modules["__main__"] = main
+        names["__loader__"] = BuiltinImporter
+        _first_path("")
+        return lambda: exec(compile(target, "<string>", "exec", dont_inherit=True), names)
     if target != "-" and not os.path.exists(target):
         raise UsageError(f"can't open file {os.path.abspath(target)!r}: there is none")
     if target != "-" and (os.path.isdir(target) or _is_archive(target)):

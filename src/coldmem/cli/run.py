@@ -23,7 +23,7 @@ class ThenProgram(click.Command):
 
 
 def split_arguments(command: click.Command, args: list[str]) -> list[str]:
-    """`args` with "--" before what is the program's, "-m" included."""
+    """`args` with "--" before what is the program's, "-m" and "-c" included."""
     takes_value = {
         name for option in command.params if isinstance(option, click.Option) and not option.is_flag
         for name in option.opts
@@ -33,7 +33,7 @@ def split_arguments(command: click.Command, args: list[str]) -> list[str]:
         arg = args[at]
         if arg == "--":
             return args
-        if arg.startswith("-m") or not arg.startswith("-") or arg == "-":
+        if arg.startswith(("-m", "-c")) or not arg.startswith("-") or arg == "-":
             return [*args[:at], "--", *args[at:]]
         at += 2 if arg in takes_value else 1
     return args
@@ -41,16 +41,18 @@ def split_arguments(command: click.Command, args: list[str]) -> list[str]:
 
 def _program(words: tuple[str, ...]) -> Program:
     if not words:
-        raise UsageError("no program: give a script, or -m and the name of a module")
+        raise UsageError("no program: give a script, -m and the name of a module, or -c and code")
     first, *rest = words
-    if not first.startswith("-m"):
+    option = first[:2]
+    if option not in ("-m", "-c"):
         return Program(first, tuple(rest))
-    name = first[2:]
-    if not name:
+    what = first[2:]
+    if not what:
         if not rest:
-            raise UsageError("-m: give the name of a module")
-        name, *rest = rest
-    return Program(name, tuple(rest), module=True)
+            missing = "the name of a module" if option == "-m" else "the code"
+            raise UsageError(f"{option}: give {missing}")
+        what, *rest = rest
+    return Program(what, tuple(rest), module=option == "-m", code=option == "-c")
 
 
 @click.command(
@@ -67,6 +69,9 @@ def _program(words: tuple[str, ...]) -> Program:
 @click.option("--threshold", default="256K", show_default=True,
               help="Smaller arrays stay with NumPy's own allocator.")
 @click.option("--codec", default="auto", show_default=True, help="lz4, zstd, zlib, auto, raw, ...")
+@click.option("--cold-codec", default="auto", show_default=True,
+              help="What stays cold is packed once more with it. auto: zstd behind the filters of "
+                   "--codec. none: it is left as it is.")
 @click.option("--swap-directory", help="Where the swap file lives. Default: for temporary files.")
 @click.option("--overcommit", is_flag=True,
               help="Allow more arrays than surely fit: for data that is known to compress.")
@@ -74,10 +79,11 @@ def _program(words: tuple[str, ...]) -> Program:
               help="What happened, on stderr, when the program ends.")
 @click.option("--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False),
               help="Write the same as JSON to this file.")
-@click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT | -m MODULE [ARGS]...")
+@click.argument("program", nargs=-1, type=click.UNPROCESSED,
+                metavar="SCRIPT | -m MODULE | -c CODE [ARGS]...")
 def command(
     memory_max: str, swap_max: str, delivery: str, unit: str, threshold: str, codec: str,
-    swap_directory: str | None, overcommit: bool, report: bool, json_file: str | None,
+    cold_codec: str, swap_directory: str | None, overcommit: bool, report: bool, json_file: str | None,
     program: tuple[str, ...],
 ) -> Callable[[], None]:
     """Run a Python program, unchanged, with more memory for its NumPy arrays.
@@ -88,7 +94,8 @@ def command(
     """
     what = _program(program)
     settings = Settings(
-        memory_max, swap_max, unit, delivery, swap_directory, codec, overcommit, threshold
+        memory_max, swap_max, unit, delivery, swap_directory, codec,
+        None if cold_codec == "none" else cold_codec, overcommit, threshold,
     )
     if json_file and not os.path.isdir(os.path.dirname(json_file) or "."):
         raise UsageError(f"--json {json_file}: there is no such directory")

@@ -73,7 +73,8 @@ def write(path: str, what: Program, found: Found | None, seconds: float) -> None
     from coldmem.lab.result import Result
 
     settings: dict[str, object] = {
-        "program": what.target, "module": what.module, "arguments": list(what.arguments),
+        "program": "-c" if what.code else what.target,
+        "module": what.module, "arguments": list(what.arguments),
     }
     row = {"seconds": seconds, **(found or {"arrays_taken": 0})}
     try:

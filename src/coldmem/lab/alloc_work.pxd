@@ -1,8 +1,9 @@
 # The native loops of the workloads `alloc` and `compact`.
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
+from coldmem.lab.allocator cimport AllocatorOps
+from coldmem.lab.allocators cimport Allocators
 from coldmem.lab.gate cimport HIST_BUCKETS, Gate, GateC
-from coldmem.zsmalloc.core cimport PoolC
 
 cdef extern from *:
     const char *COMPILER_TEXT "__VERSION__"
@@ -25,17 +26,17 @@ cdef struct Worker:
 
 ctypedef Worker *WorkerP
 ctypedef Slot *SlotP
-ctypedef PoolC **PoolPP
 ctypedef const uint8_t *constP
 ctypedef uint64_t *U64P
 ctypedef uint32_t *U32P
 
 cdef struct AllocC:
-    PoolC **pools
+    AllocatorOps ops
+    void **pools
     uint32_t pools_n
-    uint32_t unit_bytes
     uint32_t threads
     uint32_t span               # slots of a thread
+    uint32_t stride             # phases: from one slot to the next
     uint32_t payloads_n
     uint32_t timed              # fill the histogram of read times
     const uint8_t *payload_bytes
@@ -47,12 +48,15 @@ cdef struct AllocC:
 ctypedef AllocC *AllocP
 
 cdef bint alloc_put(AllocC *a, Worker *w, uint32_t slot) noexcept nogil
-cdef void alloc_take(AllocC *a, Worker *w, uint32_t slot) noexcept nogil
+cdef void alloc_look(AllocC *a, Worker *w, uint32_t slot) noexcept nogil
+cdef void alloc_drop(AllocC *a, Worker *w, uint32_t slot) noexcept nogil
+cdef void alloc_watch(AllocC *a, Worker *w, uint32_t thread) noexcept nogil
+cdef void alloc_phase(AllocC *a, Worker *w, uint32_t thread, uint32_t what) noexcept nogil
 cdef void alloc_loop(AllocC *a, Worker *w, uint32_t thread, uint64_t ops_max) noexcept nogil
 cdef void alloc_compact(AllocC *a, uint64_t *passes) noexcept nogil
 
 cdef class AllocWork:
     cdef AllocC c
-    cdef object keep            # the pools and the payload arrays, so that they outlive the loops
+    cdef Allocators allocators  # kept, and with them the pools, so that they outlive the loops
+    cdef object keep            # the payloads
     cdef Gate gate
-    cdef object _take_pools(self, object pool)

@@ -1,4 +1,4 @@
-"""The loops of the workloads ``alloc`` and ``compact``: the allocator and nothing else.
+"""The loops of the workloads ``alloc`` and ``compact``: an allocator, and nothing else.
 
 Owns: the slots, a `Worker` per thread, and the buffers the threads read into.
 Guarantees: one operation toggles a random slot of the thread's own span: an empty slot gets an
@@ -6,27 +6,20 @@ object (malloc, write), a full one is read and freed. A read looks at both ends 
 place and compares them with what was written; `verify` compares every byte, so a pool that lost
 data cannot score. Reading no more than that leaves the locks as the work.
 With a fixed number of operations the final state depends on the seed, the number of threads and
-the number of operations alone, not on the arm: `verify` returns a hash of it.
+the number of operations alone, not on the arm: `verify` returns a hash of it. `phase` does one kind
+of operation to all slots instead, so that each can be timed alone.
 Assumes: payloads of at least 16 bytes. Everything between the first line of `run` and its last is
 without the GIL. Takes no locks of its own: threads share nothing but the pool and the gate.
 """
 
+import math
 import zlib
 
 import cython
+from cython.cimports.coldmem.lab.allocators import Allocators
 from cython.cimports.coldmem.lab.gate import gate_wait, hist_bucket, next_random
 from cython.cimports.coldmem.linux.atomic import a32_load_acq, now_ns
-from cython.cimports.coldmem.zsmalloc.compact import zs_can_compact, zs_compact
-from cython.cimports.coldmem.zsmalloc.core import (
-    PoolP,
-    zs_free,
-    zs_malloc,
-    zs_read_begin,
-    zs_read_end,
-    zs_write,
-)
-from cython.cimports.coldmem.zsmalloc.pool import Pool, pool_index
-from cython.cimports.coldmem.zsmalloc.pools import Pools
+from cython.cimports.coldmem.zsmalloc.pool import pool_index
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcmp, memset
@@ -36,6 +29,7 @@ from cython.cimports.posix.unistd import usleep
 from coldmem.errors import InternalError, UsageError
 
 COMPILER = COMPILER_TEXT.decode()
+PHASES = ("put", "read", "free")
 
 OPS_PER_LOOK = cython.declare(cython.uint, 32)  # operations between two looks at the stop flag
 IDLE_US = cython.declare(cython.uint, 500)  # pause of a compactor that finds nothing to do
@@ -47,41 +41,66 @@ def alloc_put(a, w, slot):
     """Fill an empty slot; False when the pool has no room."""
     j: uint32_t = cython.cast(uint32_t, next_random(cython.address(w.rng)) >> 20) % a.payloads_n
     n: uint32_t = cython.cast(uint32_t, a.payload_at[j + 1] - a.payload_at[j])
-    p: PoolP = a.pools[pool_index(slot, a.pools_n)]
-    h: uint64_t = zs_malloc(p, n)
+    p: cython.p_void = a.pools[pool_index(slot, a.pools_n)]
+    h: uint64_t = a.ops.malloc(p, n)
     if h == 0:
         w.failed += 1
         return False
-    zs_write(p, h, a.payload_bytes + a.payload_at[j], n)
+    a.ops.write(p, h, a.payload_bytes + a.payload_at[j], n)
     a.slots[slot].handle = h
     a.slots[slot].payload = j
     return True
 
 
-def alloc_take(a, w, slot):
-    """Look at both ends of a full slot, in place as a decompressor reads it, and free it."""
+def alloc_look(a, w, slot):
+    """Look at both ends of a full slot, in place as a decompressor reads it."""
     j: uint32_t = a.slots[slot].payload
     n: uint32_t = cython.cast(uint32_t, a.payload_at[j + 1] - a.payload_at[j])
     want: constP = a.payload_bytes + a.payload_at[j]
-    p: PoolP = a.pools[pool_index(slot, a.pools_n)]
+    p: cython.p_void = a.pools[pool_index(slot, a.pools_n)]
     h: uint64_t = a.slots[slot].handle
     token: uint64_t = 0
     error: int32_t = 0
     t: uint64_t = 0
     if a.timed:
         t = now_ns()
-    at: constP = zs_read_begin(p, h, cython.address(token), cython.address(error))
+    at: constP = a.ops.read_begin(p, h, cython.address(token), cython.address(error))
     if at == cython.NULL:
         w.bad += 1
     else:
         if memcmp(at, want, 8) != 0 or memcmp(at + n - 8, want + n - 8, 8) != 0:
             w.bad += 1
-        zs_read_end(p, h, token)
+        a.ops.read_end(p, h, token)
     if a.timed:
         w.reads_by_time[hist_bucket(now_ns() - t)] += 1
-    if zs_free(p, h) != 0:
+
+
+def alloc_drop(a, w, slot):
+    """Free the object of a full slot."""
+    if a.ops.free(a.pools[pool_index(slot, a.pools_n)], a.slots[slot].handle) != 0:
         w.bad += 1
     a.slots[slot].handle = 0
+
+
+def alloc_phase(a, w, thread, what):
+    """One kind of operation on each slot of the thread: `PHASES` counts them."""
+    base: uint32_t = thread * a.span
+    slot: uint32_t
+    i: uint32_t
+    w.ops = 0
+    for i in range(a.span):
+        slot = base + cython.cast(uint32_t, cython.cast(uint64_t, i) * a.stride % a.span)
+        if what == 0:
+            if not alloc_put(a, w, slot):
+                continue
+        elif a.slots[slot].handle == 0:
+            continue
+        elif what == 1:
+            alloc_look(a, w, slot)
+        else:
+            alloc_drop(a, w, slot)
+        w.ops += 1
+    w.end_ns = now_ns()
 
 
 def alloc_loop(a, w, thread, ops_max):
@@ -94,7 +113,24 @@ def alloc_loop(a, w, thread, ops_max):
             if a.slots[slot].handle == 0:
                 alloc_put(a, w, slot)
             else:
-                alloc_take(a, w, slot)
+                alloc_look(a, w, slot)
+                alloc_drop(a, w, slot)
+        w.ops += OPS_PER_LOOK
+    w.end_ns = now_ns()
+
+
+def alloc_watch(a, w, thread):
+    base: uint32_t = thread * a.span
+    slot: uint32_t = base
+    i: cython.uint
+    while a32_load_acq(cython.address(a.gate.stop)) == 0:
+        for i in range(OPS_PER_LOOK):
+            slot = base + cython.cast(uint32_t, next_random(cython.address(w.rng)) >> 8) % a.span
+            if a.slots[slot].handle != 0:
+                alloc_look(a, w, slot)
+        if a.slots[slot].handle != 0:  # a new one may lie where objects move
+            alloc_drop(a, w, slot)
+            alloc_put(a, w, slot)
         w.ops += OPS_PER_LOOK
     w.end_ns = now_ns()
 
@@ -106,12 +142,20 @@ def alloc_compact(a, passes):
     while a32_load_acq(cython.address(a.gate.stop)) == 0:
         busy = False
         for i in range(a.pools_n):
-            if zs_can_compact(a.pools[i]) != 0:
-                zs_compact(a.pools[i])
+            if a.ops.can_compact(a.pools[i]) != 0:
+                a.ops.compact(a.pools[i])
                 busy = True
         passes[0] += 1
         if not busy:
             usleep(IDLE_US)
+
+
+def _stride(span):
+    """A step that visits every one of `span` slots, neighbours far apart."""
+    step = max(1, int(span * 0.618))
+    while math.gcd(step, span) != 1:
+        step += 1
+    return step
 
 
 class AllocWork:
@@ -126,13 +170,17 @@ class AllocWork:
             raise UsageError(f"{slots} slots are too few for {threads} threads")
         self.gate = gate
         self.c.gate = cython.address(self.gate.c)
-        self.keep = (pool, b"".join(payloads))
-        self._take_pools(pool)
+        self.keep = b"".join(payloads)
+        self.allocators = Allocators(pool)
+        self.c.ops = self.allocators.ops
+        self.c.pools = self.allocators.pools
+        self.c.pools_n = self.allocators.n
         self.c.threads = threads
         self.c.timed = timed
         self.c.span = slots // threads
+        self.c.stride = _stride(self.c.span)
         self.c.payloads_n = len(payloads)
-        whole: constP = self.keep[1]
+        whole: constP = self.keep
         self.c.payload_bytes = whole
         self.c.payload_at = cython.cast(U64P, calloc(len(payloads) + 1, 8))
         self.c.slots = cython.cast(SlotP, calloc(self.c.span * threads, cython.sizeof(Slot)))
@@ -151,32 +199,7 @@ class AllocWork:
         for i in range(threads):
             self.c.workers[i].rng = (SEED * cython.cast(uint64_t, seed * 1000 + i + 3)) | 1
 
-    def _take_pools(self, pool):
-        one: Pool
-        many: Pools
-        i: cython.uint
-        if isinstance(pool, Pools):
-            many = pool
-            self.c.pools_n = many.n
-        elif isinstance(pool, Pool):
-            self.c.pools_n = 1
-        else:
-            raise UsageError("AllocWork wants a Pool or Pools")
-        self.c.pools = cython.cast(PoolPP, calloc(self.c.pools_n, cython.sizeof(PoolP)))
-        if self.c.pools == cython.NULL:
-            raise MemoryError("no memory for the pools")
-        if isinstance(pool, Pools):
-            many = pool
-            for i in range(many.n):
-                self.c.pools[i] = many.c[i]
-        else:
-            one = pool
-            self.c.pools[0] = one.c
-        self.c.unit_bytes = self.c.pools[0].unit_bytes
-        return None
-
     def __dealloc__(self):
-        free(self.c.pools)
         free(self.c.payload_at)
         free(self.c.slots)
         free(self.c.workers)
@@ -195,6 +218,38 @@ class AllocWork:
                 alloc_put(cython.address(self.c), w, number * self.c.span + 2 * i)
             gate_wait(self.c.gate)
             alloc_loop(cython.address(self.c), w, number, limit)
+
+    def watch(self, thread):
+        """Fill half of the thread's span as `run`, then read, and replace one object in 32 reads."""
+        number: uint32_t = thread
+        w: WorkerP
+        i: uint32_t
+        if number >= self.c.threads:
+            raise UsageError(f"thread {thread} of {self.c.threads}")
+        with cython.nogil:
+            w = cython.address(self.c.workers[number])
+            for i in range(self.c.span // 2):
+                alloc_put(cython.address(self.c), w, number * self.c.span + 2 * i)
+            gate_wait(self.c.gate)
+            alloc_watch(cython.address(self.c), w, number)
+
+    def phase(self, what, thread, gate):
+        """Wait for `gate`, then do `what` of `PHASES` to each slot of the thread.
+
+        Slots are visited in an order that is not that of memory. `totals` then counts this phase.
+        """
+        if what not in PHASES:
+            raise UsageError(f"no phase is called {what!r}; there are {', '.join(PHASES)}")
+        start: Gate = gate
+        number: uint32_t = thread
+        kind: uint32_t = PHASES.index(what)
+        w: WorkerP
+        if number >= self.c.threads:
+            raise UsageError(f"thread {thread} of {self.c.threads}")
+        with cython.nogil:
+            w = cython.address(self.c.workers[number])
+            gate_wait(cython.address(start.c))
+            alloc_phase(cython.address(self.c), w, number, kind)
 
     def compactor(self):
         """Compact until the gate closes; number of rounds over the pools."""
@@ -230,7 +285,7 @@ class AllocWork:
         slot: uint32_t
         j: uint32_t
         n: uint32_t
-        p: PoolP
+        p: cython.p_void
         at: constP
         token: uint64_t = 0
         error: int32_t = 0
@@ -243,14 +298,14 @@ class AllocWork:
             j = self.c.slots[slot].payload
             n = cython.cast(uint32_t, self.c.payload_at[j + 1] - self.c.payload_at[j])
             p = self.c.pools[pool_index(slot, self.c.pools_n)]
-            at = zs_read_begin(
+            at = self.c.ops.read_begin(
                 p, self.c.slots[slot].handle, cython.address(token), cython.address(error)
             )
             same = at != cython.NULL and (
                 memcmp(at, self.c.payload_bytes + self.c.payload_at[j], n) == 0
             )
             if at != cython.NULL:
-                zs_read_end(p, self.c.slots[slot].handle, token)
+                self.c.ops.read_end(p, self.c.slots[slot].handle, token)
             if not same:
                 raise InternalError(f"slot {slot} does not hold what was written (error {error})")
             objects += 1
@@ -270,7 +325,7 @@ class AllocWork:
         slot: uint32_t
         for slot in range(self.c.span * self.c.threads):
             if self.c.slots[slot].handle != 0:
-                zs_free(
+                self.c.ops.free(
                     self.c.pools[pool_index(slot, self.c.pools_n)], self.c.slots[slot].handle
                 )
                 self.c.slots[slot].handle = 0

@@ -1,17 +1,22 @@
 from collections.abc import Sequence
 
+from coldmem.lab.backend import Backend
+from coldmem.lab.backends import Backends
 from coldmem.lab.gate import Gate
 from coldmem.zsmalloc.pool import Pool
 from coldmem.zsmalloc.pools import Pools
 
 COMPILER: str
+PHASES: tuple[str, ...]
 
 class AllocWork:
     def __init__(
-        self, pool: Pool | Pools, payloads: Sequence[bytes], gate: Gate, threads: int, slots: int,
-        timed: bool = ..., seed: int = ...,
+        self, pool: Pool | Pools | Backend | Backends, payloads: Sequence[bytes], gate: Gate,
+        threads: int, slots: int, timed: bool = ..., seed: int = ...,
     ) -> None: ...
     def run(self, thread: int, ops_max: int | None = ...) -> None: ...
+    def watch(self, thread: int) -> None: ...
+    def phase(self, what: str, thread: int, gate: Gate) -> None: ...
     def compactor(self) -> int: ...
     def totals(self) -> dict[str, int]: ...
     def read_times(self) -> list[int]: ...

@@ -6,10 +6,24 @@ Owns nothing. An arm says how many pools there are, how they lock, and whether t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from coldmem.errors import UsageError
+from coldmem.lab.backend import Backend
+from coldmem.lab.backends import Backends
 from coldmem.zsmalloc import Pool, Pools
+
+AnyPool = Pool | Pools | Backend | Backends
+
+
+class Opens(Protocol):
+    """An arm, of zsmalloc or of another allocator."""
+
+    @property
+    def name(self) -> str: ...
+
+    def open(self, **options: Any) -> AnyPool:
+        """A fresh pool, or several; `options` as for `coldmem.zsmalloc.Pool`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,6 @@ def arm(name: str) -> Arm:
     return ARMS[name]
 
 
-def members(pool: Pool | Pools) -> tuple[Pool, ...]:
+def members(pool: AnyPool) -> tuple[Pool | Backend, ...]:
     """Every single pool of an arm."""
-    return tuple(pool) if isinstance(pool, Pools) else (pool,)
+    return tuple(pool) if isinstance(pool, Pools | Backends) else (pool,)

@@ -17,16 +17,17 @@ SAMPLE_S = 0.005
 
 
 class Sampler:
-    """Peak of `footprint`, looked at every 5 ms by a thread, inside ``with``."""
+    """Peak of `footprint`, looked at every 5 ms (or `every_s`) by a thread, inside ``with``."""
 
-    def __init__(self, footprint: Callable[[], int]) -> None:
+    def __init__(self, footprint: Callable[[], int], every_s: float = SAMPLE_S) -> None:
         self.peak_bytes = 0
         self._footprint = footprint
+        self._every_s = every_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
-        while not self._stop.wait(SAMPLE_S):
+        while not self._stop.wait(self._every_s):
             self.peak_bytes = max(self.peak_bytes, self._footprint())
 
     def __enter__(self) -> Sampler:

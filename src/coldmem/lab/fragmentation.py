@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from coldmem.errors import UsageError
 from coldmem.lab import workloads
 from coldmem.lab.alloc_work import AllocWork
-from coldmem.lab.arms import arm, members
+from coldmem.lab.arms import Opens, arm, members
 from coldmem.lab.gate import Gate
 from coldmem.lab.result import Result, Row, rounded
 
@@ -53,19 +53,20 @@ def run(
         for objects in live:
             for chain in chains:
                 report(f"{arm(name).label}, {objects:,} live objects, chain {chain}")
-                result.rows.append(_measure(name, objects, churn, chain, stuff))
+                result.rows.append(
+                    measure(arm(name), objects, churn, chain, stuff.compressed))
     return result
 
 
-def _measure(
-    name: str, live: int, churn: float, chain: int, stuff: workloads.Material
+def measure(
+    what: Opens, live: int, churn: float, chain: int, payloads: Sequence[bytes]
 ) -> Row:
-    what = arm(name)
+    """One row: what an arm takes for `live` objects, each one of `payloads`, and once more compacted."""
     pool = what.open(unit_bytes=workloads.UNIT_BYTES, chain=chain)
     try:
         gate = Gate()
         gate.open()
-        work = AllocWork(pool, stuff.compressed, gate, 1, 2 * live)
+        work = AllocWork(pool, payloads, gate, 1, 2 * live)
         work.run(0, int(2 * live * churn))
         used = pool.used_bytes
         objects, stored, _ = work.verify()
@@ -77,7 +78,7 @@ def _measure(
         moved = sum(p.stats().objects_moved for p in members(pool))
         work.clear()
         return {
-            "arm": name,
+            "arm": what.name,
             "chain": chain,
             "live_objects": objects,
             "stored_bytes": stored,

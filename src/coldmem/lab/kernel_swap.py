@@ -84,34 +84,40 @@ class KernelSystem:
     def _set_up(self, undo: ExitStack, swap_bytes: int) -> dict[str, Any]:
         if self.name == ZRAM:
             if (ZSWAP_SETTINGS / "enabled").exists():
-                _set(undo, ZSWAP_SETTINGS / "enabled", "N")  # it would stand before zram
+                change(undo, ZSWAP_SETTINGS / "enabled", "N")  # it would stand before zram
             undo.enter_context(ZramModule())
             device = Zram(swap_bytes, ZRAM_CODEC, Path(default_directory()))
             undo.callback(device.close)
-            _use(undo, device.path, swap_bytes)
+            use_swap(undo, device.path, swap_bytes)
             return {"codec": ZRAM_CODEC, "pool_path": str(device.stat_path)}
         if not ZSWAP_SETTINGS.exists() or machine_bytes("Zswap") is None:
             raise EnvironmentFailure("this kernel has no zswap, or does not say what its pool holds")
         path = Path(default_directory()) / f"coldmem-bench-{os.getpid()}.swap"
-        undo.callback(path.unlink, missing_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.posix_fallocate(fd, 0, swap_bytes)
-        finally:
-            os.close(fd)
-        _use(undo, path, swap_bytes)
-        _set(undo, ZSWAP_SETTINGS / "enabled", "Y")
+        make_swap_file(undo, path, swap_bytes)
+        use_swap(undo, path, swap_bytes)
+        change(undo, ZSWAP_SETTINGS / "enabled", "Y")
         codec = (ZSWAP_SETTINGS / "compressor").read_text().strip()
         return {"codec": codec, "pool_charged": self.pool_charged}
 
 
-def _use(undo: ExitStack, path: Path, swap_bytes: int) -> None:
+def use_swap(undo: ExitStack, path: Path, swap_bytes: int, discard: bool = False) -> None:
+    """The kernel swaps to `path` until `undo` is closed."""
     format_swap(path, swap_bytes)
     undo.callback(swap_off, path)
-    swap_on(path)
+    swap_on(path, discard=discard)
 
 
-def _set(undo: ExitStack, path: Path, value: str) -> None:
+def make_swap_file(undo: ExitStack, path: Path, swap_bytes: int) -> None:
+    """A file with all its space reserved, until `undo` is closed."""
+    undo.callback(path.unlink, missing_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, swap_bytes)
+    finally:
+        os.close(fd)
+
+
+def change(undo: ExitStack, path: Path, value: str) -> None:
     """Change a setting; `undo` has the old value."""
     undo.callback(path.write_text, path.read_text().strip())
     path.write_text(value)

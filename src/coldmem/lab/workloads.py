@@ -18,7 +18,7 @@ from coldmem.codecs import get_codec
 from coldmem.errors import InternalError
 from coldmem.lab import corpora
 from coldmem.lab.alloc_work import AllocWork
-from coldmem.lab.arms import Arm, members
+from coldmem.lab.arms import Arm, Opens, members
 from coldmem.lab.drive import Timing, drive
 from coldmem.lab.gate import Gate
 from coldmem.lab.zswap_work import ZswapWork
@@ -124,7 +124,7 @@ def _sum_lock_stats(pools: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def run_alloc(
-    arm: Arm, stuff: Material, threads: int, load: Load, *, compactor: bool = False,
+    arm: Opens, stuff: Material, threads: int, load: Load, *, compactor: bool = False,
     statistics: bool = False, timed: bool = False,
 ) -> Measurement:
     """The workload ``alloc``, or with `compactor` the workload ``compact``."""

@@ -3,6 +3,15 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from coldmem.linux.atomic cimport iovec
 
+cdef extern from "<sys/mman.h>" nogil:
+    enum:
+        MCL_ONFAULT
+        MLOCK_ONFAULT
+    int mlock2(const void *start, size_t nbytes, unsigned int flags)
+
+cdef extern from "<sys/prctl.h>" nogil:
+    int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)
+
 cdef void *memory_reserve(uint64_t nbytes) noexcept nogil
 cdef void memory_release(void *start, uint64_t nbytes) noexcept nogil
 # Ranges are sorted and joined in place; system calls made.
@@ -11,3 +20,5 @@ cdef uint32_t memory_dontneed(iovec *ranges, uint32_t count) noexcept nogil
 cdef void memory_forget(void *start, uint64_t nbytes) noexcept nogil
 # Any access to the range ends in SIGSEGV from now on.
 cdef void memory_forbid(void *start, uint64_t nbytes) noexcept nogil
+# Whether forked children have a copy of the range, or nothing there: any access ends in SIGSEGV.
+cdef void memory_inherit(void *start, uint64_t nbytes, bint by_children) noexcept nogil

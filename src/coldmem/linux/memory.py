@@ -5,7 +5,7 @@ Guarantees: a reserved range reads as zeros and costs no memory until it is touc
 
 One vectored `process_madvise` serves a batch where the kernel allows it on the process itself
 (Linux 6.13 on). Elsewhere neighbouring ranges are joined and each takes a `madvise`. A child made
-by fork inherits a pidfd that names its parent, so it falls back to single calls.
+by fork, C code's included, inherits a pidfd that names its parent, so it falls back to single calls.
 """
 
 import os
@@ -18,12 +18,32 @@ from cython.cimports.coldmem.linux.atomic import (
     iovec,
     map_reserve,
 )
+from cython.cimports.coldmem.linux.process import pthread_atfork
+from cython.cimports.libc.errno import errno as c_errno
 from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import qsort
-from cython.cimports.posix.mman import MADV_DONTNEED, PROT_NONE, madvise, mprotect, munmap
+from cython.cimports.posix.mman import (
+    MADV_DONTNEED,
+    MCL_CURRENT,
+    MCL_FUTURE,
+    PROT_NONE,
+    madvise,
+    mlockall,
+    mprotect,
+    munlock,
+    munlockall,
+    munmap,
+)
 
+from coldmem.errors import EnvironmentFailure
+
+MADV_DONTFORK = cython.declare(cython.int, 10)
+MADV_DOFORK = cython.declare(cython.int, 11)
 MADV_NOHUGEPAGE = cython.declare(cython.int, 15)
+MADV_DONTNEED_LOCKED = cython.declare(cython.int, 24)
+PR_SET_IO_FLUSHER = cython.declare(cython.int, 57)
 _vectored = cython.declare(int32_t, 1)
+_locked = cython.declare(int32_t, 0)
 
 
 def memory_reserve(nbytes):
@@ -66,7 +86,10 @@ def memory_dontneed(ranges, count):
             joined += 1
             ranges[joined] = ranges[i]
     joined += 1
-    if joined > 1 and a32_load_rlx(cython.address(_vectored)):
+    # The vectored call has no form for locked memory that older kernels know.
+    if joined > 1 and a32_load_rlx(cython.address(_vectored)) and not (
+        a32_load_rlx(cython.address(_locked))
+    ):
         for i in range(joined):
             total += ranges[i].iov_len
         done = advise_dontneed_many(ranges, joined)
@@ -75,24 +98,74 @@ def memory_dontneed(ranges, count):
         if done < 0:
             a32_store_rlx(cython.address(_vectored), 0)
     for i in range(joined):
-        madvise(ranges[i].iov_base, ranges[i].iov_len, MADV_DONTNEED)
+        _drop(ranges[i].iov_base, ranges[i].iov_len)
     return joined
 
 
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _drop(start: cython.p_void, nbytes: uint64_t) -> cython.void:
+    """Also of memory that is locked, which MADV_DONTNEED refuses."""
+    if not a32_load_rlx(cython.address(_locked)):
+        madvise(start, nbytes, MADV_DONTNEED)
+    elif madvise(start, nbytes, MADV_DONTNEED_LOCKED) != 0:  # before Linux 5.18
+        munlock(start, nbytes)
+        madvise(start, nbytes, MADV_DONTNEED)
+        mlock2(start, nbytes, MLOCK_ONFAULT)
+
+
 def memory_forget(start, nbytes):
-    madvise(start, nbytes, MADV_DONTNEED)
+    _drop(start, nbytes)
 
 
 def memory_forbid(start, nbytes):
     mprotect(start, nbytes, PROT_NONE)
 
 
-def _after_fork_in_child() -> None:
+def memory_inherit(start, nbytes, by_children):
+    madvise(start, nbytes, MADV_DOFORK if by_children else MADV_DONTFORK)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _in_child() -> cython.void:
     # The pidfd that was inherited names the parent: never advise away the parent's pages.
     a32_store_rlx(cython.address(_vectored), 0)
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+pthread_atfork(cython.NULL, cython.NULL, _in_child)
+
+
+def lock_all() -> None:
+    """Keep every page of this process in RAM, those to come too, from when they are touched.
+
+    Not from when they are mapped: tables and pools reserve far more address space than they use.
+
+    Raises
+    ------
+    EnvironmentFailure
+        The right is missing.
+    """
+    if mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0:
+        error: cython.int = c_errno
+        raise EnvironmentFailure(
+            f"the memory of this process cannot be locked: {os.strerror(error)}. It needs the "
+            "capability CAP_IPC_LOCK (root has it), or a limit RLIMIT_MEMLOCK (ulimit -l) that holds "
+            "all address space that is reserved: try ulimit -l unlimited"
+        )
+    a32_store_rlx(cython.address(_locked), 1)
+    # Where allowed: when the kernel needs memory for this thread and those that it starts, it must not
+    # wait for a disk, since that disk may be the one that they serve.
+    prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0)
+
+
+def unlock_all() -> None:
+    """Undo `lock_all`, for threads started from now on."""
+    prctl(PR_SET_IO_FLUSHER, 0, 0, 0, 0)
+    munlockall()
+    a32_store_rlx(cython.address(_locked), 0)
 
 
 def vectored() -> bool:

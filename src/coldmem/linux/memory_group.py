@@ -1,11 +1,13 @@
 """A memory cgroup of our own, v1 or v2, whichever the memory controller is mounted with.
 
 Owns: one folder in the hierarchy, removed by `close`. Needs root. Takes no locks.
+A cgroup is also the one place that knows all processes that a program has started: `kill` ends them.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 from coldmem.errors import EnvironmentFailure
 
 _BUSY_S_MAX = 5.0  # a process that has just ended may still be in it
+_DEATH_S_MAX = 30.0  # a killed process ends once its I/O is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,11 @@ def find_hierarchy(proc: Path = Path("/proc/self")) -> Hierarchy:
 class MemoryGroup:
     """A group with a limit, made by the constructor.
 
+    Parameters
+    ----------
+    limit_bytes : int or None
+        None: no limit.
+
     Attributes
     ----------
     join_path, usage_path, limit_path : Path
@@ -73,7 +81,7 @@ class MemoryGroup:
         What `limit_path` takes for "no limit".
     """
 
-    def __init__(self, limit_bytes: int, hierarchy: Hierarchy | None = None) -> None:
+    def __init__(self, limit_bytes: int | None, hierarchy: Hierarchy | None = None) -> None:
         self.hierarchy = hierarchy or find_hierarchy()
         self._made = False
         self._enabled = False
@@ -88,7 +96,7 @@ class MemoryGroup:
                 self._enable()
             self.folder.mkdir()
             self._made = True
-            self.limit_path.write_text(str(limit_bytes))
+            self.limit_path.write_text(self.no_limit if limit_bytes is None else str(limit_bytes))
         except OSError as error:
             self.close()
             raise EnvironmentFailure(
@@ -101,6 +109,40 @@ class MemoryGroup:
         if "memory" not in control.read_text().split():
             control.write_text("+memory")
             self._enabled = True
+
+    def usage_bytes(self) -> int:
+        """Bytes that are charged now."""
+        return int(self.usage_path.read_text())
+
+    def lift(self) -> None:
+        """No limit any more."""
+        self.limit_path.write_text(self.no_limit)
+
+    def oom_kills(self) -> int | None:
+        """Processes that the kernel has killed for want of memory; None where it does not say."""
+        name = "memory.events" if self.hierarchy.version == 2 else "memory.oom_control"
+        for line in (self.folder / name).read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+        return None
+
+    def members(self) -> list[int]:
+        """Numbers of the processes in it, as this process sees them."""
+        return [int(line) for line in self.join_path.read_text().split()]
+
+    def kill(self, patience_s: float = _DEATH_S_MAX) -> bool:
+        """End every process in it with SIGKILL; whether all are gone."""
+        end = time.monotonic() + patience_s
+        while found := self.members():
+            for process in found:
+                try:
+                    os.kill(process, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+        return True
 
     def close(self) -> None:
         """Remove the group; nobody is in it any more."""

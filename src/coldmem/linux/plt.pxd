@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 cdef struct PltHook:
     const char *name
     void *replacement
-    void *original              # found by plt_prepare
+    void *original              # NULL: there is none, and nothing is replaced
 
 ctypedef PltHook *PltHookP
 
@@ -15,8 +15,8 @@ cdef struct PltSeen:
 
 ctypedef PltSeen *PltSeenP
 
-# Find the originals of n hooks: how many there are. A hook without one is left out by plt_patch.
-cdef uint32_t plt_prepare(PltHook *hooks, uint32_t n) noexcept nogil
+# What is called instead of the function of this name, whose original is found here.
+cdef void plt_hook(PltHook *hook, const char *name, void *replacement) noexcept nogil
 # Point every module that was loaded since the last call, but the C library, the loader and our own,
 # to the replacements: slots changed. Not by two threads at once.
 cdef uint32_t plt_patch(PltHook *hooks, uint32_t n, PltSeen *seen) noexcept nogil

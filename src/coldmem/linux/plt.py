@@ -7,11 +7,15 @@ price of the function that is put there, and is what profilers and debuggers do.
 Guarantees: what cannot be understood (another processor, another table format) is left alone. A slot is
 written by one store. Pages that the loader had made read-only are writable for as long as it takes.
 The C library's calls of itself stay its own, and so do addresses that a program has from `dlsym`.
-Owns nothing but the name of our own folder; takes no locks.
+Owns nothing but the name of our own folder.
+Locks: `_walk`, a leaf, while the loader's list is gone through, and from before a fork until after. The
+loader has a lock for that list, which it does not free in a forked child: nobody may hold it then.
 """
 
 import cython
 from cython.cimports.coldmem.linux.atomic import a64_load_rlx, a64_store_rel
+from cython.cimports.coldmem.linux.lock import Mutex, mutex_lock, mutex_unlock
+from cython.cimports.coldmem.linux.process import pthread_atfork
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 from cython.cimports.libc.string import strcmp, strlen, strncmp, strstr
 from cython.cimports.posix.mman import PROT_READ, PROT_WRITE, mprotect
@@ -22,20 +26,15 @@ X86_GLOB_DAT = cython.declare(uint32_t, 6)
 X86_JUMP_SLOT = cython.declare(uint32_t, 7)
 ARM_GLOB_DAT = cython.declare(uint32_t, 1025)
 ARM_JUMP_SLOT = cython.declare(uint32_t, 1026)
+_walk = cython.declare(Mutex)
 _home = cython.declare(TextP, cython.NULL)  # of our modules: the path of this one, and how much of it
 _home_n = cython.declare(cython.size_t, 0)
 
 
-def plt_prepare(hooks, n):
-    i: uint32_t
-    found: uint32_t = 0
-    for i in range(n):
-        hooks[i].original = dlsym(RTLD_DEFAULT, hooks[i].name)
-        if hooks[i].original != cython.NULL:
-            found += 1
-    if _home == cython.NULL:
-        _find_home()
-    return found
+def plt_hook(hook, name, replacement):
+    hook.name = name
+    hook.replacement = replacement
+    hook.original = dlsym(RTLD_DEFAULT, name)
 
 
 @cython.cfunc
@@ -184,18 +183,41 @@ def _count(info: InfoP, size: cython.size_t, data: cython.p_void) -> cython.int:
 
 def plt_modules():
     n: uint64_t = 0
+    mutex_lock(cython.address(_walk))
     dl_iterate_phdr(_count, cython.address(n))
+    mutex_unlock(cython.address(_walk))
     return n
 
 
 def plt_patch(hooks, n, seen):
     w: PltWork
+    if _home == cython.NULL:
+        _find_home()
     w.hooks = hooks
     w.n = n
     w.changed = 0
     w.skip = 0
     w.at = 0
     w.seen = seen
+    mutex_lock(cython.address(_walk))
     dl_iterate_phdr(_patch_module, cython.address(w))
+    mutex_unlock(cython.address(_walk))
     seen.modules = w.at
     return w.changed
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _stop() -> cython.void:
+    mutex_lock(cython.address(_walk))
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _go_on() -> cython.void:
+    mutex_unlock(cython.address(_walk))
+
+
+pthread_atfork(_stop, _go_on, _go_on)

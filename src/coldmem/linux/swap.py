@@ -21,6 +21,7 @@ from coldmem.errors import EnvironmentFailure
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 PREFER = 0x8000  # flag of swapon(2): the lower bits are a priority
 PRIORITY_MAX = 0x7FFF
+DISCARD, DISCARD_FREED = 0x10000, 0x40000  # flags of swapon(2); the second: while it is in use
 _HEADER_OFFSET = 1024  # before it: room for a boot sector
 _MAGIC = b"SWAPSPACE2"
 _TRIES = 20  # of swapoff when a signal interrupts it
@@ -47,9 +48,13 @@ def _call(name: str, path: str | Path, *arguments: int) -> int:
     return ctypes.get_errno() if function(os.fsencode(path), *arguments) else 0
 
 
-def swap_on(path: str | Path, priority: int = PRIORITY_MAX) -> None:
-    """Let the kernel swap to `path`; areas of higher priority are used first."""
-    error = _call("swapon", path, PREFER | priority)
+def swap_on(path: str | Path, priority: int = PRIORITY_MAX, discard: bool = False) -> None:
+    """Let the kernel swap to `path`; areas of higher priority are used first.
+
+    With `discard` the kernel tells the device which clusters (2 MiB) have become free.
+    """
+    flags = DISCARD | DISCARD_FREED if discard else 0
+    error = _call("swapon", path, PREFER | flags | priority)
     if error:
         raise OSError(error, f"swapon: {os.strerror(error)}", str(path))
 

@@ -37,6 +37,41 @@ def machine_cpu_s() -> float | None:
     return (sum(ticks) - idle) / _TICKS_PER_S
 
 
+def other_process_cpu_s(process: int) -> tuple[float, float]:
+    """User and system seconds of another process so far; zeros when it is gone."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return 0.0, 0.0
+    fields = text.rpartition(")")[2].split()
+    return int(fields[11]) / _TICKS_PER_S, int(fields[12]) / _TICKS_PER_S
+
+
+def kernel_threads_cpu_s() -> float:
+    """CPU seconds of all threads of the kernel that are there now, such as workers of loop devices."""
+    total = 0
+    for folder in os.listdir("/proc"):
+        if not folder.isdigit():
+            continue
+        try:
+            fields = Path(f"/proc/{folder}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[1] == "2":  # the parent of them all is kthreadd
+            total += int(fields[11]) + int(fields[12])
+    return total / _TICKS_PER_S
+
+
+def other_process_bytes(process: int, name: str = "VmRSS") -> int:
+    """A size of another process, such as VmRSS or VmHWM (the peak of it); 0 when it is gone."""
+    try:
+        text = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    found = _line_bytes(text, name)
+    return 0 if found is None else found
+
+
 def thread_cpu_s(native_id: int) -> float:
     """CPU seconds of one thread of this process so far; 0.0 when it is gone."""
     try:
@@ -47,11 +82,18 @@ def thread_cpu_s(native_id: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
-def _status_bytes(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+def _line_bytes(text: str, name: str) -> int | None:
+    for line in text.splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise EnvironmentFailure(f"/proc/self/status has no {name}: this kernel is too old")
+    return None
+
+
+def _status_bytes(name: str) -> int:
+    found = _line_bytes(Path("/proc/self/status").read_text(), name)
+    if found is None:
+        raise EnvironmentFailure(f"/proc/self/status has no {name}: this kernel is too old")
+    return found
 
 
 def anonymous_bytes() -> int:
@@ -66,7 +108,34 @@ def swapped_bytes() -> int:
 
 def machine_bytes(name: str) -> int | None:
     """A line of /proc/meminfo in bytes; None where this kernel has no such line."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return None
+    return _line_bytes(Path("/proc/meminfo").read_text(), name)
+
+
+def swap_events() -> dict[str, int]:
+    """Pages that the whole machine has swapped so far, by the names of /proc/vmstat.
+
+    ``pswpout`` and ``pswpin`` went to and came from a device, ``zswpout`` and ``zswpin`` to and from
+    the kernel's zswap, ``zswpwb`` from zswap to its device; ``swpout_zero`` and ``swpin_zero`` held
+    only zeros, which the kernel notes in a bitmap. What a kernel does not have is not there.
+    """
+    wanted = ("pswpin", "pswpout", "zswpin", "zswpout", "zswpwb", "swpout_zero", "swpin_zero")
+    lines = (line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    return {name: int(value) for name, value in lines if name in wanted}
+
+
+def pressure_s() -> dict[str, float]:
+    """Seconds for which some, or all, of the machine's tasks have waited so far, by what for.
+
+    Keys such as ``memory_some`` and ``io_full``; none where the kernel keeps no such account.
+    """
+    found = {}
+    for kind in ("cpu", "memory", "io"):
+        try:
+            lines = Path("/proc/pressure", kind).read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            name, *fields = line.split()
+            total = dict(field.split("=") for field in fields)["total"]
+            found[f"{kind}_{name}"] = int(total) / 1e6
+    return found

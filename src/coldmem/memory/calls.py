@@ -5,8 +5,9 @@ done on SIGBUS (sigcalls.py), and `dlopen`, so that a module is looked after bef
 runs. `calls_watch` is called when a Memory is made and at every allocation too, for what comes to be
 loaded in another way: by a bare name ("libx.so.1"), which the loader must see as its caller's.
 
-Guarantees: with no Memory whose delivery is "sigbus", nothing is ever replaced. What was replaced once
-stays so, and does what the C library's own function does when no such Memory is open.
+Guarantees: with no Memory whose delivery is "sigbus", nothing is replaced until C code forks: its child
+serves itself by SIGBUS (child.py). What was replaced once stays so, and does what the C library's own
+function does when no such Memory is open.
 Locks: `_busy`, which is held while tables are changed. A child of a fork begins with it free.
 """
 
@@ -19,7 +20,7 @@ from cython.cimports.coldmem.linux.atomic import (
     keep_errno,
     sched_yield,
 )
-from cython.cimports.coldmem.linux.plt import PltHook, PltSeen, plt_modules, plt_patch, plt_prepare
+from cython.cimports.coldmem.linux.plt import PltHook, PltSeen, plt_hook, plt_modules, plt_patch
 from cython.cimports.coldmem.linux.process import pthread_atfork
 from cython.cimports.coldmem.memory.sigcalls import sigcalls_put
 from cython.cimports.coldmem.memory.syscalls import syscalls_put
@@ -74,9 +75,7 @@ def _put(first: uint64_t) -> cython.void:
             return  # there is a next time
         sched_yield()
     if _dlopen_hook[0].name == cython.NULL:
-        _dlopen_hook[0].replacement = cython.cast(cython.p_void, _dlopen)
-        _dlopen_hook[0].name = b"dlopen"
-        plt_prepare(_dlopen_hook, 1)
+        plt_hook(_dlopen_hook, b"dlopen", cython.cast(cython.p_void, _dlopen))
     modules = plt_modules()
     _seen.modules = min(_seen.modules, first)
     seen = _seen

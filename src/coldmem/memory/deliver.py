@@ -42,6 +42,7 @@ from cython.cimports.coldmem.memory.state import (
     FAULT_FOREIGN,
     FAULT_LOAD,
     FAULT_OK,
+    FAULT_TAKEN,
     MemoryP,
 )
 from cython.cimports.libc.errno import errno
@@ -86,6 +87,11 @@ def explain(result):
         said = (
             b"coldmem: data of an array cannot be read back from the swap file: it is damaged, "
             b"or the device failed\n"
+        )
+    elif result == FAULT_TAKEN:
+        said = (
+            b"coldmem: data of an array was on disk when this process was forked, and the process that "
+            b"it was forked from has used the place again: it believed this one had ended\n"
         )
     elif result == FAULT_CLOSED:
         said = b"coldmem: an array was touched after its Memory was closed\n"

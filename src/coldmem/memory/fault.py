@@ -15,7 +15,6 @@ Locks: see state.pxd.
 import cython
 from cython.cimports.coldmem.linux.atomic import (
     a32_cas,
-    a32_fetch_add_rel,
     a32_load,
     a32_load_rlx,
     a32_store_rlx,
@@ -26,7 +25,7 @@ from cython.cimports.coldmem.linux.atomic import (
     futex_wake,
 )
 from cython.cimports.coldmem.linux.userfaultfd import uffd_copy, uffd_protect, uffd_wake
-from cython.cimports.coldmem.memory.keep import keep_copies, keep_refault
+from cython.cimports.coldmem.memory.keep import keep_copies, keep_refault, keep_written
 from cython.cimports.coldmem.memory.limit import charge, uncharge
 from cython.cimports.coldmem.memory.reclaim import make_room, place_of
 from cython.cimports.coldmem.memory.state import (
@@ -40,6 +39,7 @@ from cython.cimports.coldmem.memory.state import (
     FAULT_KERNEL,
     FAULT_LOAD,
     FAULT_OK,
+    FAULT_TAKEN,
     FREE,
     HINT_RANDOM,
     HINT_SEQUENTIAL,
@@ -66,13 +66,12 @@ from cython.cimports.coldmem.memory.state import (
 from cython.cimports.coldmem.memory.unit import unit_lock, unit_trylock, unit_unlock
 from cython.cimports.coldmem.zswap.context import context_get, context_put
 from cython.cimports.coldmem.zswap.load import zswap_invalidate, zswap_load
-from cython.cimports.coldmem.zswap.state import WorkContextP
+from cython.cimports.coldmem.zswap.state import ZW_CORRUPT, WorkContextP
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import malloc
 
 HELP_UNITS = cython.declare(uint64_t, 16)  # two steps of the readahead thread at 4K
 RUN_UNITS = cython.declare(uint32_t, 64)  # most of one run; words of them are on the stack
-PREDICTOR_HIGH = cython.declare(int32_t, 16)
 SEQ_SPAN = cython.declare(uint64_t, 0xFFFFFF)
 
 
@@ -181,6 +180,7 @@ def _load(m, p, first, n, write, chance, w):
     """Serve locked and charged units [first, first + n), all NONE or all STORED."""
     i: uint32_t
     got: int32_t
+    failed: int32_t
     kept: cython.bint
     cold: uint32_t = 0
     words: uint64_t[64]
@@ -209,11 +209,12 @@ def _load(m, p, first, n, write, chance, w):
     else:
         i = n
     if i < n:  # serve what came before; the unit that failed is served, or fails, when it is asked for
+        failed = got
         uncharge(m, cython.cast(uint64_t, n - i) << m.unit_shift)
         for got in range(cython.cast(int32_t, i), cython.cast(int32_t, n)):
             unit_unlock(m, first + got, words[got])
         if i == 0:
-            return FAULT_LOAD
+            return FAULT_TAKEN if failed == ZW_CORRUPT and m.z.swap.inherited else FAULT_LOAD
         n = i
     kept = keep_copies(m, p, cold != 0)
     count(cython.address(p.counts.loads), n)
@@ -232,8 +233,7 @@ def _serve_resident(m: MemoryP, p: PlaceP, unit: uint64_t, x: uint64_t, write: i
         a64_fetch_add_rlx(cython.address(m.clean_units), -1)
         uffd_protect(m.fd, unit_at(m, unit), m.unit_bytes, False)
         count(cython.address(p.counts.write_faults), 1)
-        if a32_load_rlx(cython.address(m.predictor)) < 4 * PREDICTOR_HIGH:
-            a32_fetch_add_rel(cython.address(m.predictor), 1)
+        keep_written(m)
         unit_unlock(m, unit, word_with(x, RESIDENT))
         return FAULT_OK
     if word_state(x) == RESIDENT and write:

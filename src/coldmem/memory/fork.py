@@ -15,6 +15,8 @@ import sys
 import weakref
 from typing import Any, Final
 
+from coldmem.memory.child import child_by_python
+
 _open: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
 
 
@@ -29,7 +31,16 @@ def _at_exit() -> None:
         manager._keep()
 
 
+def _before() -> None:
+    child_by_python(True)
+
+
+def _after_in_parent() -> None:
+    child_by_python(False)
+
+
 def _after_in_child() -> None:
+    child_by_python(False)
     for manager in list(_open):
         error = 0 if manager.closed else manager._after_fork_in_child()
         if error:
@@ -40,5 +51,7 @@ def _after_in_child() -> None:
             )
 
 
-os.register_at_fork(after_in_child=_after_in_child)
+os.register_at_fork(
+    before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+)
 atexit.register(_at_exit)

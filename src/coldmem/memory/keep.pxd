@@ -7,5 +7,9 @@ from coldmem.memory.state cimport MemoryC, Place
 cdef bint keep_copies(MemoryC *m, Place *p, bint cold) noexcept nogil
 # A unit came back that left `distance` evictions ago.
 cdef void keep_refault(MemoryC *m, Place *p, uint64_t distance) noexcept nogil
-# A copy was used again (1), or its room cost a fault (negative).
+# A copy was lost to a write.
+cdef void keep_written(MemoryC *m) noexcept nogil
+# A copy was used again.
+cdef void keep_reused(MemoryC *m) noexcept nogil
+# For (positive) or against copies.
 cdef void keep_vote(MemoryC *m, int32_t vote) noexcept nogil

@@ -26,6 +26,8 @@ from cython.cimports.coldmem.memory.state import count
 from cython.cimports.libc.stdint import int32_t, uint64_t
 
 PREDICTOR_HIGH = cython.declare(int32_t, 16)
+PREDICTOR_MOST = cython.declare(int32_t, 64)
+PREDICTOR_MIN = cython.declare(int32_t, -32)
 KEEP_EVERY = cython.declare(uint64_t, 32)
 COLD_EVERY = cython.declare(uint64_t, 4)
 SCORE_FLIP = cython.declare(int32_t, 256)  # beyond it the other way is taken
@@ -61,6 +63,17 @@ def keep_refault(m, p, distance):
     if distance < clean * mean // (m.unit_bytes - mean):
         count(cython.address(p.counts.avoidable), 1)
         keep_vote(m, AVOIDABLE)
+
+
+def keep_written(m):
+    if a32_load_rlx(cython.address(m.predictor)) < PREDICTOR_MOST:
+        a32_fetch_add_rel(cython.address(m.predictor), 1)
+
+
+def keep_reused(m):
+    keep_vote(m, 1)
+    if a32_load_rlx(cython.address(m.predictor)) > PREDICTOR_MIN:
+        a32_fetch_add_rel(cython.address(m.predictor), -1)
 
 
 def keep_vote(m, vote):

@@ -15,7 +15,8 @@ cdef class Manager:
     cdef readonly object memory_max
     cdef readonly object swap_max
     cdef readonly bint overcommit
-    cdef object threads
+    cdef object threads             # of the process `pid`
+    cdef object pid
     cdef readonly bint closed
     cdef uint64_t promise           # bytes of arrays that surely find room, whatever is in them
     cdef int _open_check(self) except -1

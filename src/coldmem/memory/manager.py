@@ -167,6 +167,7 @@ class Manager:
         m.reclaimer = RECLAIMER_IDLE
         m.reclaimer_runs = 1
         self.threads = []
+        self.pid = os.getpid()
         self._thread("reclaimer", RECLAIM)
         if len(os.sched_getaffinity(0)) > 1:
             m.ahead_state = AHEAD_AWAKE
@@ -197,6 +198,7 @@ class Manager:
         """0, or -errno where the arrays are lost."""
         error: cython.int
         self.threads = []
+        self.pid = os.getpid()
         if self.c.lost == 0 and self.delivery == "handler":
             with cython.nogil:
                 error = child_use_handlers(self.c)
@@ -219,6 +221,8 @@ class Manager:
         m: MemoryP = self.c
         i: uint32_t
         n: uint32_t
+        if self.pid != os.getpid():  # C code has forked: they are the parent's
+            self.threads = []
         n = sum(thread.name.startswith("coldmem-faults") for thread in self.threads)
         with cython.nogil:
             a32_store_rel(cython.address(m.stop), 1)

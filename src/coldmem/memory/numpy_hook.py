@@ -18,7 +18,7 @@ from cython.cimports.coldmem.linux.atomic import (
 )
 from cython.cimports.coldmem.memory.manager import Manager, manager_alloc
 from cython.cimports.coldmem.memory.region import region_free, region_size
-from cython.cimports.coldmem.memory.spare import spare_drop, spare_put, spare_take
+from cython.cimports.coldmem.memory.spare import spare_begin, spare_drop, spare_put, spare_take
 from cython.cimports.cpython.pycapsule import (
     PyCapsule_Destructor,
     PyCapsule_GetContext,
@@ -231,7 +231,7 @@ def replace_default(hook: object) -> None:
     default: HandlerP = _default()
     h.inner = default.allocator
     Py_INCREF(hook)  # NumPy's structure points to it from now on
-    h.spares.on = 1
+    spare_begin(cython.address(h.spares))
     default.allocator = h.handler.allocator
 
 

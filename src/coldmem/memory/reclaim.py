@@ -46,7 +46,7 @@ from cython.cimports.coldmem.linux.atomic import (
 from cython.cimports.coldmem.linux.lock import rw_read_lock, rw_read_unlock
 from cython.cimports.coldmem.linux.memory import memory_dontneed
 from cython.cimports.coldmem.linux.userfaultfd import uffd_protect
-from cython.cimports.coldmem.memory.keep import keep_vote
+from cython.cimports.coldmem.memory.keep import keep_reused
 from cython.cimports.coldmem.memory.limit import charge, charge_always, footprint
 from cython.cimports.coldmem.memory.state import (
     BATCH_UNITS,
@@ -99,7 +99,6 @@ REST_NS = cython.declare(cython.longlong, 10_000_000)
 # many that are not pinned are left, or a thread would drive out one unit to get the next for ever.
 LEFT_UNITS = cython.declare(uint64_t, 16)
 GAP_UNITS = cython.declare(uint64_t, 512)  # candidates further apart are protected by two calls
-PREDICTOR_MIN = cython.declare(int32_t, -32)
 
 
 def place_of(m, w):
@@ -236,9 +235,7 @@ def _compress(m, p, n, w):
         x = a64_load_rlx(cython.address(m.words[u]))
         if word_state(x) == CLEAN:
             count(cython.address(p.counts.reused), 1)
-            keep_vote(m, 1)
-            if a32_load_rlx(cython.address(m.predictor)) > PREDICTOR_MIN:
-                a32_fetch_add_rel(cython.address(m.predictor), -1)
+            keep_reused(m)
             continue
         if (word_state(x) != RESIDENT or x & PROTECTED == 0 or word_pins(x)
                 or not unit_trylock(m, u, x)):

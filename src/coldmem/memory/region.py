@@ -28,7 +28,12 @@ from cython.cimports.coldmem.linux.lock import (
     rw_write_lock,
     rw_write_unlock,
 )
-from cython.cimports.coldmem.linux.memory import memory_forget, memory_release, memory_reserve
+from cython.cimports.coldmem.linux.memory import (
+    memory_forget,
+    memory_inherit,
+    memory_release,
+    memory_reserve,
+)
 from cython.cimports.coldmem.linux.userfaultfd import (
     uffd_open,
     uffd_protect,
@@ -93,6 +98,7 @@ def region_open(m, capacity_bytes, sigbus):
         if error >= 0:
             m.fd = error
             error = uffd_register(m.fd, m.base, region_bytes(m))
+        memory_inherit(m.base, region_bytes(m), False)  # but by a fork that child.py hears of
     if error != 0:
         region_close(m)
         return error

@@ -4,7 +4,6 @@ from posix.types cimport sigset_t
 
 from coldmem.linux.plt cimport PltHook, PltSeen
 
-ctypedef const char *text
 ctypedef const sigset_t *SetP
 ctypedef const sigaction_t *ActionP
 ctypedef void (*PlainHandler)(int) noexcept nogil

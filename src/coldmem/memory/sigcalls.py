@@ -16,10 +16,10 @@ Locks: none.
 
 import cython
 from cython.cimports.coldmem.linux.blocked import unblock_here
-from cython.cimports.coldmem.linux.plt import RTLD_DEFAULT, PltHook, dlsym, plt_patch, plt_prepare
+from cython.cimports.coldmem.linux.plt import RTLD_DEFAULT, PltHook, dlsym, plt_hook, plt_patch
 from cython.cimports.coldmem.memory.sigbus import sigbus_program, sigbus_taken
 from cython.cimports.libc.signal import SIGBUS
-from cython.cimports.libc.stdint import int32_t, uint32_t
+from cython.cimports.libc.stdint import uint32_t
 from cython.cimports.libc.string import memset
 from cython.cimports.posix.signal import (
     SA_RESTART,
@@ -33,7 +33,6 @@ from cython.cimports.posix.types import sigset_t
 HOOKS = cython.declare(uint32_t, 11)
 _hooks = cython.declare(PltHook[11])
 _attr_getsigmask = cython.declare(AttributeGetFn)
-_ready = cython.declare(int32_t, 0)
 
 
 @cython.cfunc
@@ -134,36 +133,26 @@ def _epoll_pwait(fd, events, n, timeout, mask):
 
 
 def sigcalls_put(seen):
-    if not _ready:
-        _prepare()
+    if _hooks[0].name == cython.NULL:
+        _find()
     plt_patch(_hooks, HOOKS, seen)
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _set(i: uint32_t, name: text, replacement: cython.p_void) -> cython.void:
-    _hooks[i].name = name
-    _hooks[i].replacement = replacement
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _prepare() -> cython.void:
-    global _ready, _attr_getsigmask
-    _set(0, b"pthread_sigmask", cython.cast(cython.p_void, _pthread_sigmask))
-    _set(1, b"sigprocmask", cython.cast(cython.p_void, _sigprocmask))
-    _set(2, b"pthread_attr_setsigmask_np", cython.cast(cython.p_void, _attr_setsigmask))
-    _set(3, b"pthread_create", cython.cast(cython.p_void, _pthread_create))
-    _set(4, b"sigaction", cython.cast(cython.p_void, _sigaction))
-    _set(5, b"signal", cython.cast(cython.p_void, _signal))
-    _set(6, b"sigsuspend", cython.cast(cython.p_void, _sigsuspend))
-    _set(7, b"ppoll", cython.cast(cython.p_void, _ppoll))
-    _set(8, b"__ppoll_chk", cython.cast(cython.p_void, _ppoll_chk))
-    _set(9, b"pselect", cython.cast(cython.p_void, _pselect))
-    _set(10, b"epoll_pwait", cython.cast(cython.p_void, _epoll_pwait))
-    plt_prepare(_hooks, HOOKS)
+def _find() -> cython.void:
+    global _attr_getsigmask
+    plt_hook(_hooks + 0, b"pthread_sigmask", cython.cast(cython.p_void, _pthread_sigmask))
+    plt_hook(_hooks + 1, b"sigprocmask", cython.cast(cython.p_void, _sigprocmask))
+    plt_hook(_hooks + 2, b"pthread_attr_setsigmask_np", cython.cast(cython.p_void, _attr_setsigmask))
+    plt_hook(_hooks + 3, b"pthread_create", cython.cast(cython.p_void, _pthread_create))
+    plt_hook(_hooks + 4, b"sigaction", cython.cast(cython.p_void, _sigaction))
+    plt_hook(_hooks + 5, b"signal", cython.cast(cython.p_void, _signal))
+    plt_hook(_hooks + 6, b"sigsuspend", cython.cast(cython.p_void, _sigsuspend))
+    plt_hook(_hooks + 7, b"ppoll", cython.cast(cython.p_void, _ppoll))
+    plt_hook(_hooks + 8, b"__ppoll_chk", cython.cast(cython.p_void, _ppoll_chk))
+    plt_hook(_hooks + 9, b"pselect", cython.cast(cython.p_void, _pselect))
+    plt_hook(_hooks + 10, b"epoll_pwait", cython.cast(cython.p_void, _epoll_pwait))
     _attr_getsigmask = cython.cast(
         AttributeGetFn, dlsym(RTLD_DEFAULT, b"pthread_attr_getsigmask_np"))
-    _ready = 1

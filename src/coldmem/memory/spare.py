@@ -9,22 +9,50 @@ are dropped.
 Guarantees: as soon as the Memory takes units out, nothing is kept and what was kept is given back at
 the next array that comes or goes: no room is taken from who needs it, and what nobody needs is not
 compressed for long. Never for memory that must read as zeros.
-Locks: `busy`, which is only tried and is a leaf: who finds it taken does without. In a child that was
-forked meanwhile it stays taken.
+Locks: `busy`, which is only tried and is a leaf: who finds it taken does without. A fork alone waits for
+it, and holds it for as long as it takes.
 """
 
 import cython
 from cython.cimports.coldmem.linux.atomic import (
     a32_cas,
     a32_store_rel,
+    a64_load_acq,
     a64_load_rlx,
+    a64_store_rel,
     a64_store_rlx,
+    sched_yield,
 )
 from cython.cimports.coldmem.memory.region import region_free, region_size
 from cython.cimports.coldmem.memory.state import MemoryP
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
 MOST_BYTES = cython.declare(uint64_t, 64 << 20)
+_all = cython.declare(uint64_t, 0)  # SparesP; atomic
+_stopped = cython.declare(SparesP, cython.NULL)  # by the thread that forks
+
+
+def spare_begin(s):
+    s.next = cython.cast(SparesP, _all)
+    s.on = 1
+    a64_store_rel(cython.address(_all), cython.cast(uint64_t, s))
+
+
+def spares_stop():
+    global _stopped
+    s: SparesP = cython.cast(SparesP, a64_load_acq(cython.address(_all)))
+    _stopped = s
+    while s != cython.NULL:
+        while not a32_cas(cython.address(s.busy), 0, 1):
+            sched_yield()
+        s = s.next
+
+
+def spares_resume():
+    s: SparesP = _stopped  # not what has come meanwhile
+    while s != cython.NULL:
+        a32_store_rel(cython.address(s.busy), 0)
+        s = s.next
 
 
 @cython.cfunc

@@ -164,6 +164,7 @@ cdef enum FaultError:
     FAULT_CLOSED = -2
     FAULT_LOAD = -3             # what was stored cannot be read back
     FAULT_KERNEL = -4           # the kernel refused to map a page
+    FAULT_TAKEN = -5            # as FAULT_LOAD, in a forked child: the parent has used the room again
 
 ctypedef MemoryC *MemoryP
 ctypedef Place *PlaceP

@@ -14,7 +14,6 @@ ctypedef msghdr *MessageP
 ctypedef iovec *IovecP
 ctypedef const iovec *IovecsP
 
-ctypedef const char *text
 ctypedef ssize_t (*ReadFn)(int, void *, size_t) noexcept nogil
 ctypedef ssize_t (*PreadFn)(int, void *, size_t, off_t) noexcept nogil
 ctypedef ssize_t (*RecvFn)(int, void *, size_t, int) noexcept nogil

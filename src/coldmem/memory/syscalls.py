@@ -18,20 +18,18 @@ Locks: as `region_pin`.
 
 import cython
 from cython.cimports.coldmem.linux.atomic import keep_errno
-from cython.cimports.coldmem.linux.plt import PltHook, plt_patch, plt_prepare
+from cython.cimports.coldmem.linux.plt import PltHook, plt_hook, plt_patch
 from cython.cimports.coldmem.memory.deliver import memory_of
 from cython.cimports.coldmem.memory.region import region_pin, region_unpin
 from cython.cimports.coldmem.memory.state import FAULT_OK, MemoryP
 from cython.cimports.libc.errno import errno
-from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
-from cython.cimports.libc.string import memset
+from cython.cimports.libc.stdint import uint32_t, uint64_t
 from cython.cimports.posix.stat import S_ISREG, fstat, struct_stat
 
 HOOKS = cython.declare(uint32_t, 30)
 PIECE_BYTES = cython.declare(uint64_t, 4 << 20)
 VECTORS = cython.declare(cython.int, 16)  # buffers of one call that are looked at
 _hooks = cython.declare(PltHook[30])
-_ready = cython.declare(int32_t, 0)
 
 
 @cython.cfunc
@@ -336,54 +334,42 @@ def _fwrite(buffer, size, count, file):
 
 
 def syscalls_put(seen):
-    if not _ready:
-        _prepare()
+    if _hooks[0].name == cython.NULL:
+        _find()
     plt_patch(_hooks, HOOKS, seen)
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _set(i: uint32_t, name: text, replacement: cython.p_void) -> cython.void:
-    _hooks[i].name = name
-    _hooks[i].replacement = replacement
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _prepare() -> cython.void:
-    global _ready
-    memset(_hooks, 0, cython.sizeof(_hooks))
-    _set(0, b"read", cython.cast(cython.p_void, _read))
-    _set(1, b"write", cython.cast(cython.p_void, _write))
-    _set(2, b"pread", cython.cast(cython.p_void, _pread))
-    _set(3, b"pread64", cython.cast(cython.p_void, _pread))
-    _set(4, b"pwrite", cython.cast(cython.p_void, _pwrite))
-    _set(5, b"pwrite64", cython.cast(cython.p_void, _pwrite))
-    _set(6, b"recv", cython.cast(cython.p_void, _recv))
-    _set(7, b"send", cython.cast(cython.p_void, _send))
-    _set(8, b"recvfrom", cython.cast(cython.p_void, _recvfrom))
-    _set(9, b"sendto", cython.cast(cython.p_void, _sendto))
-    _set(10, b"readv", cython.cast(cython.p_void, _readv))
-    _set(11, b"writev", cython.cast(cython.p_void, _writev))
-    _set(12, b"recvmsg", cython.cast(cython.p_void, _recvmsg))
-    _set(13, b"sendmsg", cython.cast(cython.p_void, _sendmsg))
-    _set(14, b"fread", cython.cast(cython.p_void, _fread))
-    _set(15, b"fwrite", cython.cast(cython.p_void, _fwrite))
-    _set(16, b"__read_chk", cython.cast(cython.p_void, _read_chk))
-    _set(17, b"__pread_chk", cython.cast(cython.p_void, _pread_chk))
-    _set(18, b"__pread64_chk", cython.cast(cython.p_void, _pread_chk))
-    _set(19, b"__recv_chk", cython.cast(cython.p_void, _recv_chk))
-    _set(20, b"__fread_chk", cython.cast(cython.p_void, _fread_chk))
-    _set(21, b"fread_unlocked", cython.cast(cython.p_void, _fread))
-    _set(22, b"preadv", cython.cast(cython.p_void, _preadv))
-    _set(23, b"preadv64", cython.cast(cython.p_void, _preadv))
-    _set(24, b"pwritev", cython.cast(cython.p_void, _pwritev))
-    _set(25, b"pwritev64", cython.cast(cython.p_void, _pwritev))
-    _set(26, b"preadv2", cython.cast(cython.p_void, _preadv2))
-    _set(27, b"preadv64v2", cython.cast(cython.p_void, _preadv2))
-    _set(28, b"pwritev2", cython.cast(cython.p_void, _pwritev2))
-    _set(29, b"pwritev64v2", cython.cast(cython.p_void, _pwritev2))
-    plt_prepare(_hooks, HOOKS)
-    _ready = 1
+def _find() -> cython.void:
+    plt_hook(_hooks + 0, b"read", cython.cast(cython.p_void, _read))
+    plt_hook(_hooks + 1, b"write", cython.cast(cython.p_void, _write))
+    plt_hook(_hooks + 2, b"pread", cython.cast(cython.p_void, _pread))
+    plt_hook(_hooks + 3, b"pread64", cython.cast(cython.p_void, _pread))
+    plt_hook(_hooks + 4, b"pwrite", cython.cast(cython.p_void, _pwrite))
+    plt_hook(_hooks + 5, b"pwrite64", cython.cast(cython.p_void, _pwrite))
+    plt_hook(_hooks + 6, b"recv", cython.cast(cython.p_void, _recv))
+    plt_hook(_hooks + 7, b"send", cython.cast(cython.p_void, _send))
+    plt_hook(_hooks + 8, b"recvfrom", cython.cast(cython.p_void, _recvfrom))
+    plt_hook(_hooks + 9, b"sendto", cython.cast(cython.p_void, _sendto))
+    plt_hook(_hooks + 10, b"readv", cython.cast(cython.p_void, _readv))
+    plt_hook(_hooks + 11, b"writev", cython.cast(cython.p_void, _writev))
+    plt_hook(_hooks + 12, b"recvmsg", cython.cast(cython.p_void, _recvmsg))
+    plt_hook(_hooks + 13, b"sendmsg", cython.cast(cython.p_void, _sendmsg))
+    plt_hook(_hooks + 14, b"fread", cython.cast(cython.p_void, _fread))
+    plt_hook(_hooks + 15, b"fwrite", cython.cast(cython.p_void, _fwrite))
+    plt_hook(_hooks + 16, b"__read_chk", cython.cast(cython.p_void, _read_chk))
+    plt_hook(_hooks + 17, b"__pread_chk", cython.cast(cython.p_void, _pread_chk))
+    plt_hook(_hooks + 18, b"__pread64_chk", cython.cast(cython.p_void, _pread_chk))
+    plt_hook(_hooks + 19, b"__recv_chk", cython.cast(cython.p_void, _recv_chk))
+    plt_hook(_hooks + 20, b"__fread_chk", cython.cast(cython.p_void, _fread_chk))
+    plt_hook(_hooks + 21, b"fread_unlocked", cython.cast(cython.p_void, _fread))
+    plt_hook(_hooks + 22, b"preadv", cython.cast(cython.p_void, _preadv))
+    plt_hook(_hooks + 23, b"preadv64", cython.cast(cython.p_void, _preadv))
+    plt_hook(_hooks + 24, b"pwritev", cython.cast(cython.p_void, _pwritev))
+    plt_hook(_hooks + 25, b"pwritev64", cython.cast(cython.p_void, _pwritev))
+    plt_hook(_hooks + 26, b"preadv2", cython.cast(cython.p_void, _preadv2))
+    plt_hook(_hooks + 27, b"preadv64v2", cython.cast(cython.p_void, _preadv2))
+    plt_hook(_hooks + 28, b"pwritev2", cython.cast(cython.p_void, _pwritev2))
+    plt_hook(_hooks + 29, b"pwritev64v2", cython.cast(cython.p_void, _pwritev2))

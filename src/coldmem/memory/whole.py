@@ -41,6 +41,7 @@ class Settings:
     delivery: str = "auto"
     directory: str | None = None
     codec: str = "auto"
+    cold_codec: str | None = "auto"
     overcommit: bool = False
     threshold: int | str = THRESHOLD_BYTES
 

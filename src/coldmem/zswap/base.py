@@ -6,6 +6,7 @@ Guarantees: use after `close` raises ClosedError, in whatever order threads clos
 Locks: `lock` (Python) for codecs and groups; calls hold a context.
 """
 
+import os
 import sys
 import threading
 
@@ -165,6 +166,8 @@ class ZswapBase:
         with cython.nogil:
             zswap_close(z)
         thread, self.thread = self.thread, None
+        if z.owner_pid != os.getpid():
+            thread = None  # C code has forked: the thread is the parent's
         if thread is not None and thread.ident != threading.get_ident() and not sys.is_finalizing():
             thread.join()
         if self.pools is not None:

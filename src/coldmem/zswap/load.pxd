@@ -12,6 +12,8 @@ cdef int32_t zswap_load(ZswapC *z, uint64_t slot, uint8_t *out, bint exclusive,
 # Forget what is stored: whether there was anything.
 cdef bint zswap_invalidate(ZswapC *z, uint64_t slot, WorkContext *w) noexcept nogil
 cdef bint zswap_contains(ZswapC *z, uint64_t slot, WorkContext *w) noexcept nogil
+# How it is stored: an EntryState, ENTRY_FREE for not at all. Of ENTRY_SAME, *word is the word.
+cdef uint8_t zswap_peek(ZswapC *z, uint64_t slot, uint64_t *word) noexcept nogil
 
 # Parts of it -------------------------------------------------------------------
 cdef void fill(uint8_t *out, uint32_t n, uint64_t word) noexcept nogil

@@ -74,6 +74,7 @@ def zswap_load(z, slot, out, exclusive, w):
         body = e.body
         if state == ENTRY_SAME:
             w.cold_seen = 0
+            w.stored_bytes = 0
             count_add(cython.address(lru_of(z, hash, e.group).loads), 1)
             held.state = ENTRY_FREE
             if exclusive:
@@ -85,6 +86,7 @@ def zswap_load(z, slot, out, exclusive, w):
             return z.unit_bytes
         zs_prefetch(pool_of(z, slot), body)  # of a unit on disk it is for nothing, and harmless
         length = e.length
+        w.stored_bytes = length
         codec = e.codec
         sum = e.checksum
         e.referenced = REFERENCED | RECENT
@@ -223,3 +225,17 @@ def zswap_contains(z, slot, w):
     found = index_find(z, s, hash, slot) != 0
     mutex_unlock(cython.address(s.lock))
     return found
+
+
+def zswap_peek(z, slot, word):
+    hash: uint64_t = slot_hash(slot)
+    s: ShardP = shard_of(z, hash)
+    state: uint8_t = ENTRY_FREE
+    entry: uint32_t
+    mutex_lock(cython.address(s.lock))
+    entry = index_find(z, s, hash, slot)
+    if entry != 0:
+        state = z.entries[entry].state
+        word[0] = z.entries[entry].body
+    mutex_unlock(cython.address(s.lock))
+    return state

@@ -133,7 +133,9 @@ cdef struct WorkContext:        # 256 bytes
     uint8_t *scratch            # unit_bytes and a little
     uint8_t *batch              # batch_bytes, made by the first writeback in this context
     void *codec_context[CODECS_MAX]     # made when first needed
-    uint64_t fill[12]
+    uint32_t stored_bytes       # of the unit that was last stored or loaded: 0 for one word repeated
+    uint32_t fill0
+    uint64_t fill[11]
 
 # Rare events; atomic adds.
 cdef struct Events:

@@ -19,7 +19,10 @@ ctypedef const uint64_t *U64CP
 # After an error nothing is stored under the slot. `group` is a group's id, GROUP_ROOT for none.
 cdef int32_t zswap_store(ZswapC *z, uint64_t slot, const uint8_t *src, uint32_t group,
                          WorkContext *w) noexcept nogil
-# The same for n bytes (1..unit_bytes) that are compressed already: kept as they are, and
+# The same, but after an error the slot holds what it held before.
+cdef int32_t zswap_replace(ZswapC *z, uint64_t slot, const uint8_t *src, uint32_t group,
+                           WorkContext *w) noexcept nogil
+# As zswap_store for n bytes (1..unit_bytes) that are compressed already: kept as they are, and
 # zswap_load hands out these n bytes. For workloads without a codec.
 cdef int32_t zswap_store_compressed(ZswapC *z, uint64_t slot, const uint8_t *data, uint32_t n,
                                     uint32_t group, WorkContext *w) noexcept nogil
@@ -34,7 +37,6 @@ cdef int32_t store_same(ZswapC *z, uint64_t slot, uint64_t word, uint32_t group,
 # Group room for a whole unit is reserved; keep n bytes and give the rest back.
 cdef int32_t store_object(ZswapC *z, uint64_t slot, const uint8_t *data, uint32_t n,
                           uint32_t codec, uint32_t group, WorkContext *w) noexcept nogil
-# Link the unit in place of an older one; False: no entry, and the older one is gone.
+# Link the unit in place of an older one; False: no entry, and nothing has changed.
 cdef bint publish(ZswapC *z, Unit *u) noexcept nogil
-cdef int32_t store_failed(ZswapC *z, uint64_t slot, uint64_t *event, int32_t error,
-                          WorkContext *w) noexcept nogil
+cdef int32_t store_failed(uint64_t *event, int32_t error) noexcept nogil

@@ -4,8 +4,10 @@ The order is the kernel's: same-filled check, group, global limit, compress, all
 entry appears in index and LRU last, so nobody sees it half made. The difference is that a group is
 charged for the worst case before the work, and given back the rest after it.
 
-Guarantees: after ZW_OK the slot holds this unit; after an error it holds nothing. An older unit must
-not survive a failed store, or it would come back as stale data. Each failure is counted once.
+Guarantees: after ZW_OK the slot holds this unit. After an error of `zswap_store` it holds nothing: an
+older unit must not survive a failed store, or it would come back as stale data. After an error of
+`zswap_replace` it holds what it held, for callers whose old unit is not stale until the new one is in.
+Each failure is counted once.
 Assumes: the caller holds a context and no lock.
 """
 
@@ -94,6 +96,13 @@ def same_filled(src, n, word):
 
 
 def zswap_store(z, slot, src, group, w):
+    r: int32_t = zswap_replace(z, slot, src, group, w)
+    if unlikely(r != ZW_OK):
+        zswap_invalidate(z, slot, w)
+    return r
+
+
+def zswap_replace(z, slot, src, group, w):
     codec: CodecP
     context: cython.p_void
     id: int32_t
@@ -106,20 +115,16 @@ def zswap_store(z, slot, src, group, w):
     if group != GROUP_ROOT and not reclaim_reserve(
         z, group, METADATA_BYTES + z.unit_bytes, z.unit_bytes, w
     ):
-        return store_failed(
-            z, slot, cython.address(z.events.reject_group_limit), ZW_GROUP, w
-        )
+        return store_failed(cython.address(z.events.reject_group_limit), ZW_GROUP)
     n = ZW_OK
     if unlikely(store_refused(z)):
-        n = store_failed(z, slot, cython.address(z.events.reject_reclaim_fail), ZW_FULL, w)
+        n = store_failed(cython.address(z.events.reject_reclaim_fail), ZW_FULL)
     else:
         id = a32_load_rlx(cython.address(z.codec))
         codec = z.codecs[id]
         context = context_codec(z, w, id, cython.address(failed))
         if unlikely(failed):
-            n = store_failed(
-                z, slot, cython.address(z.events.reject_compress_fail), ZW_CONTEXT, w
-            )
+            n = store_failed(cython.address(z.events.reject_compress_fail), ZW_CONTEXT)
         else:
             index_prefetch(z, slot)  # here by the time that the unit is published
             # Neighbours in slot space hold similar data: a codec may learn per neighbourhood.
@@ -128,15 +133,11 @@ def zswap_store(z, slot, src, group, w):
                 ((slot >> 8) ^ (cython.cast(uint64_t, group) << 48)) * MIX,
             )
             if unlikely(n < 0):
-                n = store_failed(
-                    z, slot, cython.address(z.events.reject_compress_fail), ZW_COMPRESS, w
-                )
+                n = store_failed(cython.address(z.events.reject_compress_fail), ZW_COMPRESS)
             elif n > 0:
                 return store_object(z, slot, w.scratch, n, id, group, w)
             elif unlikely(z.refuse_poor):
-                n = store_failed(
-                    z, slot, cython.address(z.events.reject_compress_poor), ZW_POOR, w
-                )
+                n = store_failed(cython.address(z.events.reject_compress_poor), ZW_POOR)
             else:
                 return store_object(z, slot, src, z.unit_bytes, CODEC_NONE, group, w)
     group_uncharge(z, group, METADATA_BYTES + z.unit_bytes, z.unit_bytes, 0)
@@ -144,19 +145,20 @@ def zswap_store(z, slot, src, group, w):
 
 
 def zswap_store_compressed(z, slot, data, n, group, w):
-    r: int32_t
+    r: int32_t = ZW_OK
     group = group_alive(z, group)
     if group != GROUP_ROOT and not reclaim_reserve(
         z, group, METADATA_BYTES + z.unit_bytes, z.unit_bytes, w
     ):
-        return store_failed(
-            z, slot, cython.address(z.events.reject_group_limit), ZW_GROUP, w
-        )
-    if unlikely(store_refused(z)):
-        r = store_failed(z, slot, cython.address(z.events.reject_reclaim_fail), ZW_FULL, w)
+        r = store_failed(cython.address(z.events.reject_group_limit), ZW_GROUP)
+    elif unlikely(store_refused(z)):
+        r = store_failed(cython.address(z.events.reject_reclaim_fail), ZW_FULL)
         group_uncharge(z, group, METADATA_BYTES + z.unit_bytes, z.unit_bytes, 0)
-        return r
-    return store_object(z, slot, data, n, CODEC_NONE, group, w)
+    else:
+        r = store_object(z, slot, data, n, CODEC_NONE, group, w)
+    if unlikely(r != ZW_OK):
+        zswap_invalidate(z, slot, w)
+    return r
 
 
 def store_refused(z):
@@ -174,19 +176,18 @@ def store_refused(z):
 def store_same(z, slot, word, group, w):
     u: Unit
     if group != GROUP_ROOT and not reclaim_reserve(z, group, METADATA_BYTES, 0, w):
-        return store_failed(
-            z, slot, cython.address(z.events.reject_group_limit), ZW_GROUP, w
-        )
+        return store_failed(cython.address(z.events.reject_group_limit), ZW_GROUP)
     u.slot = slot
     u.body = word
     u.length = 0
     u.group = group
     u.state = ENTRY_SAME
     u.codec = CODEC_NONE
+    w.stored_bytes = 0
     if publish(z, cython.address(u)):
         return ZW_OK
     group_uncharge(z, group, METADATA_BYTES, 0, 0)
-    return store_failed(z, slot, cython.address(z.events.reject_kmemcache_fail), ZW_ENTRIES, w)
+    return store_failed(cython.address(z.events.reject_kmemcache_fail), ZW_ENTRIES)
 
 
 def store_object(z, slot, data, n, codec, group, w):
@@ -199,10 +200,8 @@ def store_object(z, slot, data, n, codec, group, w):
         if u.body == 0:
             group_uncharge(z, group, METADATA_BYTES + z.unit_bytes, z.unit_bytes, 0)
             if error == ZW_FULL:
-                return store_failed(
-                    z, slot, cython.address(z.events.reject_reclaim_fail), ZW_FULL, w
-                )
-            return store_failed(z, slot, cython.address(z.events.reject_alloc_fail), ZW_ALLOC, w)
+                return store_failed(cython.address(z.events.reject_reclaim_fail), ZW_FULL)
+            return store_failed(cython.address(z.events.reject_alloc_fail), ZW_ALLOC)
     zs_write(p, u.body, data, n)
     if group != GROUP_ROOT:
         group_uncharge(z, group, z.unit_bytes - n, z.unit_bytes - n, 0)
@@ -211,12 +210,13 @@ def store_object(z, slot, data, n, codec, group, w):
     u.group = group
     u.state = ENTRY_RAM
     u.codec = codec
+    w.stored_bytes = n
     if publish(z, cython.address(u)):
         return ZW_OK
     if zs_free(p, u.body) != 0:
         a64_fetch_add_rlx(cython.address(z.events.internal_errors), 1)
     group_uncharge(z, group, METADATA_BYTES + n, n, 0)
-    return store_failed(z, slot, cython.address(z.events.reject_kmemcache_fail), ZW_ENTRIES, w)
+    return store_failed(cython.address(z.events.reject_kmemcache_fail), ZW_ENTRIES)
 
 
 def publish(z, u):
@@ -225,29 +225,30 @@ def publish(z, u):
     l: GroupLruP
     e: EntryP
     entry: uint32_t
+    before: uint32_t
     old: Held
     units: uint64_t
     old.state = ENTRY_FREE
     mutex_lock(cython.address(s.lock))
-    entry = index_find(z, s, hash, u.slot)
-    if entry != 0:
-        if a32_load_acq(cython.address(z.entries[entry].refs)) == 1:
-            # Nobody else looks at it: the entry keeps its place in the index.
-            e = z.entries + entry
-            held_copy(cython.address(old), e)
-            entry_count(z, hash, e, -1)
-            if e.state == ENTRY_RAM:
-                lru_remove(z, lru_of(z, hash, e.group), entry)
-        else:
-            entry_unlink(z, s, hash, entry, cython.address(old))
-            entry = 0
-    if entry == 0:
-        if index_room(s) or index_grow(z, s):
+    before = index_find(z, s, hash, u.slot)
+    if before != 0 and a32_load_acq(cython.address(z.entries[before].refs)) == 1:
+        # Nobody else looks at it: the entry keeps its place in the index.
+        entry = before
+        e = z.entries + entry
+        held_copy(cython.address(old), e)
+        entry_count(z, hash, e, -1)
+        if e.state == ENTRY_RAM:
+            lru_remove(z, lru_of(z, hash, e.group), entry)
+    else:
+        # The older unit goes when there is an entry for the new one, and not before.
+        entry = 0
+        if before != 0 or index_room(s) or index_grow(z, s):
             entry = entry_take(z, s)
         if entry == 0:
             mutex_unlock(cython.address(s.lock))
-            held_free(z, cython.address(old))
             return False
+        if before != 0:
+            entry_unlink(z, s, hash, before, cython.address(old))
         index_insert(s, hash, entry)
     e = z.entries + entry
     e.slot = u.slot
@@ -284,8 +285,7 @@ def publish(z, u):
     return True
 
 
-def store_failed(z, slot, event, error, w):
-    """Count it, and see to it that no older unit comes back."""
+def store_failed(event, error):
+    """Count it."""
     a64_fetch_add_rlx(event, 1)
-    zswap_invalidate(z, slot, w)
     return error

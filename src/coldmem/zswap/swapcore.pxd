@@ -23,15 +23,16 @@ cdef struct SwapFileC:
     LateFree *later             # frees that wait until no forked child is left
     uint64_t later_n
     uint64_t later_room
-    uint32_t holds              # forked children that may still read
+    int32_t holds               # forked children that may still read; read without the lock as a hint
     uint32_t punch_batch        # constant; 0: this file's disk space never goes back
     int32_t punching            # regions are busy; also waited on with futex_wait
     int32_t closed              # set under the lock; read atomically without it
-    int32_t inherited           # this is a forked child: see swapfile.py. Set before it has threads
+    int32_t inherited           # this is a forked child: see children.py. Set before it has threads
     int32_t fd                  # constant until closed
     uint32_t unit_bytes         # constant
     uint64_t bytes_max          # constant
     uint64_t faults             # atomic: FaultTable pointer, 0 in production
+    SwapFileC *next             # of all that are open; lock of children.py
     uint64_t fill[8]            # what follows changes with every transfer: keep it off the lines above
     uint64_t started            # atomic: transfers begun
     uint64_t writes             # atomic: transfers ended, failed ones too

@@ -17,6 +17,7 @@ from cython.cimports.coldmem.linux.atomic import (
 )
 from cython.cimports.coldmem.linux.file import file_punch
 from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
+from cython.cimports.coldmem.zswap.children import children_forget, children_look
 from cython.cimports.coldmem.zswap.swaphold import swap_defer
 from cython.cimports.coldmem.zswap.swapio import (
     FaultTableP,
@@ -40,6 +41,7 @@ from cython.cimports.libc.stdlib import free
 from cython.cimports.posix.unistd import close
 
 ONE = cython.declare(uint64_t, 1)
+LOOK_EVERY = cython.declare(uint64_t, 256)  # frees held for children
 
 
 # -- space -----------------------------------------------------------------------------------------
@@ -65,6 +67,7 @@ def swap_charge(f, n):
 
 def swap_alloc(f, n):
     granule: int64_t
+    looked: cython.bint = False
     if n == 0 or n > f.unit_bytes:
         return -EINVAL
     if f.inherited:
@@ -78,6 +81,12 @@ def swap_alloc(f, n):
         if granule >= 0:
             _publish_used(f)
             break
+        if f.holds and not looked:
+            looked = True
+            mutex_unlock(cython.address(f.lock))
+            children_look()
+            mutex_lock(cython.address(f.lock))
+            continue
         if not f.punching:
             break
         # There may be room in the regions that are being punched: wait for them, try again.
@@ -90,6 +99,7 @@ def swap_alloc(f, n):
 
 def swap_free(f, offset, n):
     punch: cython.bint
+    look: cython.bint
     if f.inherited:
         return
     mutex_lock(cython.address(f.lock))
@@ -97,7 +107,10 @@ def swap_free(f, offset, n):
         mutex_unlock(cython.address(f.lock))
         return
     if f.holds and swap_defer(f, offset, n):
+        look = f.later_n % LOOK_EVERY == 0
         mutex_unlock(cython.address(f.lock))
+        if look:
+            children_look()
         return
     if offset & ((ONE << f.map.granule_shift) - 1) or map_free(
         cython.address(f.map), offset >> f.map.granule_shift, _granules(f, n)
@@ -232,6 +245,7 @@ def swap_close(f):
         if ended == a64_fetch_add(cython.address(f.started), 0):
             break
         sched_yield()
+    children_forget(f)
     close(f.fd)
     f.fd = -1
     free(f.later)

@@ -58,6 +58,7 @@ from cython.cimports.coldmem.linux.atomic import (
     futex_wait,
 )
 from cython.cimports.coldmem.linux.lock import mutex_init, mutex_lock, mutex_unlock
+from cython.cimports.coldmem.zswap.children import children_look, children_watch
 from cython.cimports.coldmem.zswap.swapcore import (
     PUNCH_BATCH,
     SwapFileP,
@@ -69,7 +70,6 @@ from cython.cimports.coldmem.zswap.swapcore import (
     swap_read,
     swap_write,
 )
-from cython.cimports.coldmem.zswap.swaphold import swap_hold, swap_let_go
 from cython.cimports.coldmem.zswap.swapio import Faults
 from cython.cimports.coldmem.zswap.swapmap import (
     REGION_SHIFT,
@@ -94,7 +94,6 @@ from coldmem.errors import (
 )
 from coldmem.linux.file import in_memory
 from coldmem.units import format_bytes, parse_bytes
-from coldmem.zswap import children
 from coldmem.zswap.swapdir import default_directory, open_swap_file
 
 SWAP_MAX_LIMIT = 1 << 44  # 16 TiB, the largest file of ext4
@@ -165,7 +164,8 @@ class SwapFile:
         if not preallocate:
             self.c.punch_batch = min(PUNCH_BATCH, max(1, self.c.bytes_max >> (REGION_SHIFT + 3)))
         self.c.closed = 0
-        children.watch(self)
+        with cython.nogil:
+            children_watch(cython.address(self.c))
 
     def __dealloc__(self) -> None:
         # No Python here: the interpreter may be going down.
@@ -195,6 +195,9 @@ class SwapFile:
     @property
     def used_bytes(self) -> int:
         """Bytes that entries occupy, whole granules."""
+        if a32_load(cython.address(self.c.holds)):
+            with cython.nogil:
+                children_look()
         return a64_load_rlx(cython.address(self.c.used_bytes))
 
     @property
@@ -394,6 +397,7 @@ class SwapFile:
             raise ClosedError("the swap file is closed")
         file_bytes = os.fstat(f.fd).st_blocks * 512
         with cython.nogil:
+            children_look()
             mutex_lock(cython.address(f.lock))
             size = f.map.words_n << (6 + f.map.granule_shift)
             used = f.used_bytes
@@ -443,23 +447,6 @@ class SwapFile:
             raise InternalError("swap file: used_bytes disagrees with the map")
         if bad_frees:
             raise InternalError(f"swap file: {bad_frees} frees of what was not allocated")
-
-    # -- fork, see children.py ---------------------------------------------------------------------
-    def _hold(self) -> None:
-        with cython.nogil:
-            swap_hold(cython.address(self.c))
-
-    def _let_go(self) -> None:
-        with cython.nogil:
-            swap_let_go(cython.address(self.c))
-
-    def _inherit(self) -> None:
-        # The file is the parent's as well, so the child may read and nothing else. A thread that is
-        # not here any more may have held the lock, or been in a transfer or a punch: forget it.
-        self.c.inherited = 1
-        self.c.punching = 0
-        self.c.started = self.c.writes + self.c.reads
-        mutex_init(cython.address(self.c.lock), False)
 
     def install_faults(self, rows: object, seed: int = 0) -> object:
         """Make transfers fail from now on, for tests; no rows: stop it.

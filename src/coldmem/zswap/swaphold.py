@@ -2,13 +2,14 @@
 
 A child reads the parent's swap file by the offsets it knew when it was made. While children live, what
 is freed stays occupied, and is freed when the last of them has gone. Where there is no memory to
-remember a free, it happens at once, and a child that reads there finds a wrong checksum.
+remember a free, it happens at once, and a child that reads there finds a wrong checksum. Who holds,
+and when the last has gone: see children.py.
 
 Locks: `SwapFileC.lock`.
 """
 
 import cython
-from cython.cimports.coldmem.linux.atomic import a64_store_rlx
+from cython.cimports.coldmem.linux.atomic import a32_store_rlx, a64_store_rlx
 from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
 from cython.cimports.coldmem.zswap.swapcore import LateFree
 from cython.cimports.coldmem.zswap.swapmap import map_free
@@ -19,9 +20,7 @@ ROOM_MIN = cython.declare(uint64_t, 1024)
 
 
 def swap_hold(f):
-    mutex_lock(cython.address(f.lock))
-    f.holds += 1
-    mutex_unlock(cython.address(f.lock))
+    a32_store_rlx(cython.address(f.holds), f.holds + 1)
 
 
 def swap_defer(f, offset, n):
@@ -44,7 +43,7 @@ def swap_let_go(f):
     i: uint64_t
     k: uint32_t
     mutex_lock(cython.address(f.lock))
-    f.holds -= 1
+    a32_store_rlx(cython.address(f.holds), f.holds - 1)
     if f.holds == 0:
         if not f.closed:
             for i in range(f.later_n):

@@ -2,6 +2,6 @@
 from coldmem.zswap.base cimport ZswapBase
 
 cdef class Zswap(ZswapBase):
-    cdef object _store(self, object slots, object buffer, object group, bint single)
+    cdef object _store(self, object slots, object buffer, object group, bint single, bint keep)
     cdef object _load(self, object slots, object out, bint exclusive, bint single)
     cdef object _wrong_size(self, object nbytes, bint single)

@@ -1,7 +1,7 @@
 """`Zswap`: the compressed cache as Python sees it. Here: what is done to units.
 
 Guarantees: the GIL is released from first to last; buffers are used in place. What was stored is
-lost only by invalidating, overwriting or an exclusive load, and by a store into its slot that failed.
+lost only by invalidating, overwriting or an exclusive load, and by a `store` that failed.
 Locks: a call holds a context; see context.py.
 """
 
@@ -21,7 +21,7 @@ from cython.cimports.coldmem.zswap.load import zswap_contains, zswap_invalidate,
 from cython.cimports.coldmem.zswap.lru import F_DISK_UNITS, F_RAM_UNITS, F_SAME_UNITS
 from cython.cimports.coldmem.zswap.recompress import Recompressed, recompress_pass
 from cython.cimports.coldmem.zswap.state import GROUP_ROOT, ZW_OK, WorkContextP, ZswapP
-from cython.cimports.coldmem.zswap.store import zswap_store
+from cython.cimports.coldmem.zswap.store import zswap_replace, zswap_store
 from cython.cimports.cpython.buffer import PyBuffer_Release
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import free, malloc
@@ -102,7 +102,26 @@ class Zswap(ZswapBase):
         InvalidSizeError
             The buffer is not one unit.
         """
-        self._store(slot, buffer, group, True)
+        self._store(slot, buffer, group, True, False)
+
+    def replace(self, slot, buffer, group=None):
+        """The same, but when it fails, what was stored under `slot` is still there.
+
+        For a caller to whom the old unit is not out of date until the new one is in, as to a disk.
+
+        Parameters
+        ----------
+        slot : int
+        buffer : buffer
+        group : Group or str, optional
+            As for `store`.
+
+        Raises
+        ------
+        MemoryLimitError, CodecError, InvalidSizeError
+            As `store`; the slot holds what it held before.
+        """
+        self._store(slot, buffer, group, True, True)
 
     def store_many(self, slots, buffer, group=None):
         """Store many units in one call: all, or none.
@@ -120,9 +139,9 @@ class Zswap(ZswapBase):
         MemoryLimitError, CodecError
             As `store`. No slot of the call then holds anything.
         """
-        self._store(slots, buffer, group, False)
+        self._store(slots, buffer, group, False, False)
 
-    def _store(self, slots, buffer, group, single: cython.bint):
+    def _store(self, slots, buffer, group, single: cython.bint, keep: cython.bint):
         view: cython.Py_buffer
         keys: cython.Py_buffer
         s: Slots
@@ -146,7 +165,9 @@ class Zswap(ZswapBase):
                 w = context_get(z)
                 error = ZW_OK
                 if w != cython.NULL:
-                    if single:
+                    if keep:
+                        error = zswap_replace(z, bad, cython.cast(U8P, view.buf), id, w)
+                    elif single:
                         error = zswap_store(z, bad, cython.cast(U8P, view.buf), id, w)
                     else:
                         error = batch_store(

@@ -1,0 +1,1 @@
+# Which handler threads of a Memory wait for faults; see handlers.py.

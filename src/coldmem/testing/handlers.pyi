@@ -1,0 +1,3 @@
+from coldmem import Memory
+
+def waiting(memory: Memory) -> tuple[int, int]: ...

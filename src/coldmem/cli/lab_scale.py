@@ -143,7 +143,7 @@ def show_calibration(result: Result, screen: Console) -> None:
 
 
 def _of(result: Result, table: str) -> list[Row]:
-    return [row for row in result.rows if row["table"] == table]
+    return [row for row in result.rows if row["part"] == table]
 
 
 def show(result: Result, screen: Console) -> None:

@@ -74,7 +74,7 @@ def run(
     Returns
     -------
     Result
-        Rows of several tables, named in ``table``: ``scale``, ``saturation``, ``memory``, ``kernel``,
+        Rows of several tables, named in ``part``: ``scale``, ``saturation``, ``memory``, ``kernel``,
         ``kernel_sensitivity``.
     """
     plan.check()
@@ -116,7 +116,7 @@ def _scale_row(
            for kind in ("pool", "class", "arena", "line")}
     busiest = max(use, key=lambda kind: use[kind])
     return {
-        "table": "scale", "workload": workload, "arm": name, "cores": cores,
+        "part": "scale", "workload": workload, "arm": name, "cores": cores,
         "mops_per_s": rounded(found["mops_per_s"]),
         "mops_per_s_per_core": rounded(found["mops_per_s"] / cores),
         "noise": rounded(noise(found["ends_ns"]), 2),
@@ -148,7 +148,7 @@ def _saturation(rows: Sequence[Row]) -> Row:
     best = max(counts, key=lambda n: speeds[n])
     at = next((r for r in rows if r["cores"] == found), rows[-1])
     return {
-        "table": "saturation", "workload": rows[0]["workload"], "arm": rows[0]["arm"],
+        "part": "saturation", "workload": rows[0]["workload"], "arm": rows[0]["arm"],
         "saturates_at_cores": found, "mops_per_s": at["mops_per_s"], "lock": at["busiest_lock"],
         "lock_use": at["busiest_lock_use"], "best_mops_per_s": speeds[best], "best_at_cores": best,
     }
@@ -165,7 +165,7 @@ def _memory(name: str, cores: int, stuff: Material, objects: int) -> Row:
         used = one.pool.used_bytes
     finally:
         one.close()
-    return {"table": "memory", "arm": name, "cores": cores, "live_objects": live, "stored_bytes": stored,
+    return {"part": "memory", "arm": name, "cores": cores, "live_objects": live, "stored_bytes": stored,
             "used_bytes": used, "wasted_bytes": used - stored, "fragmentation": rounded(used / stored),
             "result_hash": state}
 

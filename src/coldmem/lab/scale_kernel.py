@@ -135,7 +135,7 @@ def rows(classes: Sequence[float], ops: int) -> list[Row]:
     for arm, (real, user, system) in TABLE.items():
         more = found.get(arm, 0.0)
         out.append({
-            "table": "kernel", "arm": arm, "kernel_real_s": real, "kernel_user_s": user,
+            "part": "kernel", "arm": arm, "kernel_real_s": real, "kernel_user_s": user,
             "kernel_sys_s": system, "kernel_sys_added": rounded(system / TABLE["pools32"][2] - 1),
             "model_sys_s": rounded(TABLE["pools32"][2] * (1 + more), 6),
             "model_sys_added": rounded(more), "busy_cpus": asked.cpus,
@@ -149,7 +149,7 @@ def rows(classes: Sequence[float], ops: int) -> list[Row]:
     for case in cases:
         more_by_arm = added(classes, case, ops)
         out.append({
-            "table": "kernel_sensitivity", "hold_factor": rounded(case.hold_factor),
+            "part": "kernel_sensitivity", "hold_factor": rounded(case.hold_factor),
             "free_of_malloc": case.free_of_malloc, "held": case.held, "line_ns": case.line_ns,
             "pool_sys_added": rounded(more_by_arm["pool"]),
             "class_sys_added": rounded(more_by_arm["class"]), "fitted": case.hold_factor == factor,

@@ -26,8 +26,8 @@ def draw(result: Result, path: Path) -> None:
     from matplotlib import pyplot
 
     rows: list[Any] = result.rows
-    workloads = list(dict.fromkeys(r["workload"] for r in rows if r.get("table") == "scale"))
-    memory = [r for r in rows if r.get("table") == "memory"]
+    workloads = list(dict.fromkeys(r["workload"] for r in rows if r.get("part") == "scale"))
+    memory = [r for r in rows if r.get("part") == "memory"]
     columns = len(workloads) + bool(memory)
     with pyplot.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure, axes = pyplot.subplots(
@@ -53,7 +53,7 @@ def draw(result: Result, path: Path) -> None:
 
 
 def _curve(rows: list[Any], table: str, arm: str, key: str) -> tuple[list[int], list[float]]:
-    mine = sorted((r["cores"], r[key]) for r in rows if r.get("table") == table and r["arm"] == arm)
+    mine = sorted((r["cores"], r[key]) for r in rows if r.get("part") == table and r["arm"] == arm)
     return [x for x, _ in mine], [y for _, y in mine]
 
 
@@ -66,14 +66,14 @@ def _speeds(axes: Axes, rows: list[Any], title: str) -> None:
     for name in _arms(rows):
         x, y = _curve(rows, "scale", name, "mops_per_s")
         axes.plot(x, y, label=LABELS[name], markersize=4, linewidth=1.5, **ARM_STYLES[name])
-        full = [r for r in rows if r.get("table") == "saturation" and r["arm"] == name
+        full = [r for r in rows if r.get("part") == "saturation" and r["arm"] == name
                 and r["saturates_at_cores"] is not None]
         if full:
             at = full[0]["saturates_at_cores"]
             axes.plot([at], [y[x.index(at)]], linestyle="none", marker="o", markersize=11,
                       markerfacecolor="none", markeredgecolor=ARM_STYLES[name]["color"])
     x, y = _curve(rows, "scale", _arms(rows)[0], "cores")
-    one = min(r["mops_per_s"] for r in rows if r.get("table") == "scale" and r["cores"] == x[0])
+    one = min(r["mops_per_s"] for r in rows if r.get("part") == "scale" and r["cores"] == x[0])
     axes.plot(x, [one * n / x[0] for n in x], color="#bbbbbb", linewidth=0.8, zorder=0)
     axes.annotate("as many times as cores", (x[-1], one * x[-1] / x[0]), color="#888888", fontsize=7,
                   ha="right", va="bottom", xytext=(-2, 2), textcoords="offset points")

@@ -97,7 +97,7 @@ def _row(
     speeds = [run[0] for run in runs]
     error = statistics.median(errors)
     return {
-        "table": "validation", "workload": workload, "arm": name, "threads": threads, "cores": cores,
+        "part": "validation", "workload": workload, "arm": name, "threads": threads, "cores": cores,
         "measured_mops_per_s": rounded(statistics.median(speeds)),
         "measured_min": rounded(min(speeds)), "measured_max": rounded(max(speeds)),
         "predicted_mops_per_s": rounded(statistics.median(predicted)),

@@ -166,7 +166,7 @@ sys.exit(run(["nbd", "--size", "1M", "--socket", sys.argv[1], "--lock-memory"]))
 
 @pytest.mark.parametrize(("options", "code", "what"), [
     ([], 2, "--size"),
-    (["--size", "1M"], 2, "--socket or --tcp"),
+    (["--size", "1M"], 2, "--socket, --tcp or --file"),
     (["--size", "many", "--socket", "s"], 2, "many"),
     (["--size", "1M", "--socket", "s", "--unit", "5K"], 2, "choose 4096"),
     (["--size", "1M", "--socket", "s", "--codec", "x"], 2, "x"),

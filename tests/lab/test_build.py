@@ -156,6 +156,7 @@ def test_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"repeats": 0}, "--repeats"), ({"jobs": 0}, "--jobs"), ({"limit_bytes": MIB}, "--limit"),
         ({"swap_bytes": 0}, "--swap"), ({"pool_bytes_max": 0}, "--pool-max"),
+        ({"coldmem_pool_bytes_max": 0}, "--coldmem-pool-max"),
         ({"record": Path("x.npz"), "arms": ("pool",)}, "handle"),
     ],
 )
@@ -214,7 +215,7 @@ def can_swap() -> None:
     if os.geteuid() != 0:
         pytest.skip("a memory cgroup, mounts and swap need root")
     try:
-        build_swap.check_machine((NBDKIT, "handle"))
+        build_swap.check_machine((NBDKIT, "handle"), build_swap.NBDFUSE)
         MemoryGroup(64 * MIB).close()
         subprocess.run(
             ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "true"], check=True,
@@ -241,9 +242,10 @@ def plan(*arms: str, **options: Any) -> BuildPlan:
 
 
 @pytest.mark.usefixtures("same_state")
-def test_a_program_swaps_to_coldmem(tmp_path: Path) -> None:
+@pytest.mark.parametrize("face", build_swap.FACES)
+def test_a_program_swaps_to_coldmem(tmp_path: Path, face: str) -> None:
     record = tmp_path / "record.npz"
-    result = build.run(plan("none", "handle", "pools32", record=record))
+    result = build.run(plan("none", "handle", "pools32", record=record, face=face))
     rows = {str(row["arm"]): row for row in result.rows}
     assert list(rows) == ["none", "handle", "pools32"] and problems(result) == []
     assert len({row["objects_sha256"] for row in result.rows}) == 1
@@ -255,11 +257,21 @@ def test_a_program_swaps_to_coldmem(tmp_path: Path) -> None:
         assert row["pool_peak_original_bytes"] > row["pool_peak_bytes"] > 4 * MIB  # type: ignore[operator]
         assert row["cgroup_peak_bytes"] <= 24 * MIB < row["total_peak_bytes"]  # type: ignore[operator]
         assert row["server_user_s"] + row["server_sys_s"] > 0  # type: ignore[operator]
-        assert row["fuse_cpu_s"] > 0 and row["lock_acquisitions"] > 0  # type: ignore[operator]
+        assert (row["fuse_cpu_s"] > 0) == (face == "nbdfuse")  # type: ignore[operator]
+        assert row["lock_acquisitions"] > 0  # type: ignore[operator]
         assert row["total_cpu_s"] >= row["user_s"] + row["sys_s"]  # type: ignore[operator]
     json.loads(result.to_json())
     trace = Trace.load(record)
     assert np.count_nonzero(trace.op == STORE) >= rows["handle"]["pages_out"]  # type: ignore[operator]
+
+
+@pytest.mark.usefixtures("same_state")
+def test_a_pool_of_its_own_size_for_coldmem() -> None:
+    result = build.run(plan("none", "handle", coldmem_pool_bytes_max=16 * MIB))
+    row = next(row for row in result.rows if row["arm"] == "handle")
+    assert problems(result) == []
+    assert row["pool_peak_bytes"] <= 16 * MIB and row["written_back"] > 0  # type: ignore[operator]
+    assert BuildPlan(coldmem_pool_bytes_max=5).pool_bytes_max_of("zswap") == build.POOL_BYTES_MAX
 
 
 @pytest.mark.usefixtures("same_state")
@@ -291,11 +303,12 @@ def test_a_program_that_takes_too_long_is_ended() -> None:
     assert len(problems(result)) == 2
 
 
-def started(tmp_path: Path) -> subprocess.Popen[str]:
+def started(tmp_path: Path, face: str = "file") -> subprocess.Popen[str]:
     """The command, while its arm `handle` swaps."""
     process = subprocess.Popen(
         [sys.executable, "-m", "coldmem", "lab", "build", "--arms", "handle", "--repeats", "9",
-         "--limit", "24M", "--swap", "128M", "--work", str(tmp_path / "coldmem-build-test"),
+         "--limit", "24M", "--swap", "128M", "--face", face,
+         "--work", str(tmp_path / "coldmem-build-test"),
          "--command", shlex.join(FILL)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -319,9 +332,12 @@ def test_nothing_is_left_after_a_signal(tmp_path: Path, number: signal.Signals) 
 
 
 @pytest.mark.usefixtures("same_state")
-@pytest.mark.parametrize("who", ["nbdfuse", "coldmem\0nbd"])
-def test_a_device_that_dies_is_told_and_nothing_is_left(tmp_path: Path, who: str) -> None:
-    process = started(tmp_path)
+@pytest.mark.parametrize(
+    ("face", "who"), [("nbdfuse", "nbdfuse"), ("nbdfuse", "coldmem\0nbd"), ("file", "coldmem\0nbd")])
+def test_a_device_that_dies_is_told_and_nothing_is_left(
+    tmp_path: Path, face: str, who: str
+) -> None:
+    process = started(tmp_path, face)
     mine = helpers(str(tmp_path / "coldmem-build-test"))
     victims = [p for p in mine if who in Path(f"/proc/{p}/cmdline").read_bytes().decode()]
     victims = [p for p in victims if p != process.pid]

@@ -23,8 +23,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process.*multi-threaded:Dep
 
 
 def outcome(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # From Python 3.12 on os.fork warns where there are other threads, and ours are.
+    quiet = ["-W", "ignore:This process:DeprecationWarning"]
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), *arguments],
+        [sys.executable, *quiet, "-c", textwrap.dedent(program), *arguments],
         capture_output=True, text=True, timeout=60,
     )
 

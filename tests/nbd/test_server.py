@@ -104,7 +104,7 @@ def test_a_name_that_somebody_else_took_is_left(tmp_path):
     ({"swapfile": "/no/such/place"}, SwapFileError, "no such directory"),
     ({"socket": "/no/such/place/s"}, EnvironmentFailure, "cannot make the socket"),
     ({"socket": "/tmp/" + "x" * 108}, UsageError, "107 bytes"),
-    ({"socket": None}, UsageError, "nowhere to listen"),
+    ({"socket": None}, UsageError, "nowhere to serve"),
     ({"tcp": "x"}, UsageError, "not an address"),
     ({"tcp": ":80"}, UsageError, "not an address"),
     ({"tcp": 65536}, UsageError, "not an address"),

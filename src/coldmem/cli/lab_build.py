@@ -14,7 +14,7 @@ from coldmem.lab import build, build_goals
 from coldmem.lab.arms import ARMS
 from coldmem.lab.build import BuildPlan
 from coldmem.lab.build_rows import median_of
-from coldmem.lab.build_swap import BUILD_ARMS, COLDMEM_ARMS, DEFAULT_ARMS
+from coldmem.lab.build_swap import BUILD_ARMS, COLDMEM_ARMS, DEFAULT_ARMS, FACES, FILE
 from coldmem.lab.result import Result, Row
 from coldmem.lab.seed import SEED
 from coldmem.units import format_bytes
@@ -32,6 +32,9 @@ LABELS = {
               help="Size of the swap area. Default: 4G.")
 @click.option("--pool-max", "pool_bytes_max", type=SIZE, default=build.POOL_BYTES_MAX,
               help="What a compressed pool may take. Default: 2G.")
+@click.option("--coldmem-pool-max", "coldmem_pool_bytes_max", type=SIZE,
+              help="What coldmem's may take, to compare at equal memory; the rest goes to a file. "
+                   "Default: --pool-max.")
 @click.option("--jobs", type=click.IntRange(1), default=32, show_default=True, help="Of make.")
 @click.option("--target", default="bzImage", show_default=True, help="What make builds.")
 @click.option("--config", default="tinyconfig", show_default=True, help="How it is configured.")
@@ -49,6 +52,9 @@ LABELS = {
 @click.option("--codec", default="lz4", show_default=True, help="Of coldmem.")
 @click.option("--discard", is_flag=True,
               help="The kernel tells coldmem's device which clusters are free. It costs memory.")
+@click.option("--face", type=click.Choice(FACES), default=FILE, show_default=True,
+              help="What the block device is made of: a file that coldmem serves itself, or nbdfuse's "
+                   "view of its NBD export.")
 @click.option("--record", type=click.Path(dir_okay=False, path_type=Path),
               help="Write what the first run of the arm handle asks of its device: see lab replay.")
 @click.option("--seconds", "run_s_max", type=click.FloatRange(0, min_open=True),
@@ -59,9 +65,9 @@ def command(as_json: bool, program: str | None, **options: object) -> int:
     """A kernel is built with less memory than it needs: on coldmem, and on what else there is.
 
     The experiment of the patch that this project comes from. Only the build is under the limit; the
-    server behind the swap device is not. Needs root, Debian's linux-source, flex, bison, bc,
-    libelf-dev and libnbd-bin, and some minutes a run. Exit code 1: a build failed, or built other
-    files than without a limit.
+    server behind the swap device is not. Needs root, Debian's linux-source, flex, bison, bc and
+    libelf-dev (with --face nbdfuse libnbd-bin), and some minutes a run. Exit code 1: a build failed,
+    or built other files than without a limit.
     """
     plan = BuildPlan(command=tuple(shlex.split(program or "")), **options)  # type: ignore[arg-type]
     with output.progress() as report:

@@ -26,6 +26,8 @@ TICK_NS = 1000  # of the times in a record: finer digits do not compress and say
 @click.option("--socket", type=click.Path(), help="Listen on a Unix socket of this name.")
 @click.option("--tcp", metavar="[HOST:]PORT", help="Listen there; without a host on the loopback. "
               "There is no password and no encryption.")
+@click.option("--file", type=click.Path(), metavar="PATH",
+              help="Be a file there, for loop devices and programs that know no NBD. Needs root.")
 @click.option("--memory-max", metavar="SIZE", default="20%", show_default=True,
               help="Most bytes of compressed data in RAM, or a percentage of all RAM.")
 @click.option("--swapfile", type=click.Path(), metavar="PATH",
@@ -65,16 +67,16 @@ TICK_NS = 1000  # of the times in a record: finer digits do not compress and say
 @click.option("--json", "as_json", is_flag=True,
               help="Print one JSON object when ready and one at the end.")
 def command(
-    socket: str | None, tcp: str | None, stats_file: Path | None, record: Path | None, as_json: bool,
-    size: str, unit: str, **options: Any,
+    socket: str | None, tcp: str | None, file: str | None, stats_file: Path | None,
+    record: Path | None, as_json: bool, size: str, unit: str, **options: Any,
 ) -> None:
-    """Serve compressed memory as a network block device, until SIGTERM or Ctrl-C.
+    """Serve compressed memory as a block device, until SIGTERM or Ctrl-C.
 
     For virtual machines, scratch disks and swap. What is written is compressed into RAM; what does
     not fit there goes to the swap file, least recently used first. Nothing outlives the server.
     """
-    if socket is None and tcp is None:
-        raise click.UsageError("Give --socket or --tcp.")
+    if socket is None and tcp is None and file is None:
+        raise click.UsageError("Give --socket, --tcp or --file.")
     for path in (stats_file, record):
         if path is not None and not path.absolute().parent.is_dir():
             raise EnvironmentFailure(f"there is no directory {path.absolute().parent}")
@@ -84,10 +86,10 @@ def command(
     from coldmem.nbd.server import Server
 
     with _signals(STOP | {TELL}) as next_signal:
-        server = Server(size, socket=socket, tcp=tcp, unit_bytes=unit, record=record is not None,
-                        **options)
+        server = Server(size, socket=socket, tcp=tcp, file=file, unit_bytes=unit,
+                        record=record is not None, **options)
         with server:
-            _say_ready(server.uris, server.size_bytes, as_json)
+            _say_ready(server.uris, server.file, server.size_bytes, as_json)
             while next_signal() == TELL:
                 _tell(server.stats(), stats_file)
         last = server.stats()
@@ -131,12 +133,12 @@ def _print(line: str) -> None:
         print(line, flush=True)
 
 
-def _say_ready(uris: list[str], size_bytes: int, as_json: bool) -> None:
+def _say_ready(uris: list[str], file: str | None, size_bytes: int, as_json: bool) -> None:
     if as_json:
-        _print(json.dumps({"ready": True, "uris": uris, "size_bytes": size_bytes}))
+        _print(json.dumps({"ready": True, "uris": uris, "file": file, "size_bytes": size_bytes}))
         return
-    for uri in uris:
-        _print(f"serving {format_bytes(size_bytes)} at {uri}")
+    for place in [*uris, *([file] if file else [])]:
+        _print(f"serving {format_bytes(size_bytes)} at {place}")
 
 
 def _tell(stats: dict[str, Any], path: Path | None) -> None:

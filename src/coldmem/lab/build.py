@@ -23,7 +23,14 @@ from coldmem.lab.build_case import BuildCase
 from coldmem.lab.build_rows import row_of
 from coldmem.lab.build_run import Attempt, run_once
 from coldmem.lab.build_source import BUILD_TOOLS, HEADERS, require, unpacked
-from coldmem.lab.build_swap import DEFAULT_ARMS, NO_LIMIT, SwapSettings, check_machine
+from coldmem.lab.build_swap import (
+    COLDMEM_ARMS,
+    DEFAULT_ARMS,
+    FILE,
+    NO_LIMIT,
+    SwapSettings,
+    check_machine,
+)
 from coldmem.lab.postponed import PostponedSignals
 from coldmem.lab.result import Result, Row
 from coldmem.zswap.swapdir import default_directory
@@ -45,6 +52,8 @@ class BuildPlan:
     ----------
     arms : tuple of str
         See `BUILD_ARMS`.
+    coldmem_pool_bytes_max : int or None
+        Another limit for coldmem's pool alone, so that it takes no more memory than the kernel's.
     command : tuple of str
         Run in an empty tmpfs in place of a kernel build; then every file that it leaves is compared.
     record : Path or None
@@ -60,6 +69,7 @@ class BuildPlan:
     limit_bytes: int = LIMIT_BYTES
     swap_bytes: int = SWAP_BYTES
     pool_bytes_max: int = POOL_BYTES_MAX
+    coldmem_pool_bytes_max: int | None = None
     jobs: int = 32
     target: str = "bzImage"
     config: str = "tinyconfig"
@@ -69,9 +79,15 @@ class BuildPlan:
     compressor: str = ""
     codec: str = "lz4"
     discard: bool = False
+    face: str = FILE
     record: Path | None = None
     run_s_max: float = RUN_S_MAX
     spoil: bool = False
+
+    def pool_bytes_max_of(self, arm: str) -> int:
+        """What the pool of `arm` may take."""
+        ours = self.coldmem_pool_bytes_max if arm in COLDMEM_ARMS else None
+        return self.pool_bytes_max if ours is None else ours
 
     def check(self) -> None:
         """Raise UsageError where it makes no sense, EnvironmentFailure where it cannot be here."""
@@ -79,13 +95,17 @@ class BuildPlan:
             raise UsageError("--repeats and --jobs must be 1 or more")
         if self.limit_bytes < LIMIT_BYTES_MIN:
             raise UsageError("--limit must be 16M or more")
-        if self.swap_bytes < self.limit_bytes // 4 or self.pool_bytes_max < LIMIT_BYTES_MIN:
-            raise UsageError("--swap must be a quarter of --limit or more, --pool-max 16M or more")
+        pool_bytes = min(self.pool_bytes_max, self.pool_bytes_max_of(RECORDED))
+        if self.swap_bytes < self.limit_bytes // 4 or pool_bytes < LIMIT_BYTES_MIN:
+            raise UsageError(
+                "--swap must be a quarter of --limit or more, "
+                "--pool-max and --coldmem-pool-max 16M or more"
+            )
         if self.record is not None and RECORDED not in self.arms:
             raise UsageError(f"--record records the arm {RECORDED}, which is not among --arms")
         if os.geteuid() != 0:
             raise EnvironmentFailure("a memory cgroup, mounts and swap need root")
-        check_machine(self.arms)
+        check_machine(self.arms, self.face)
         if not self.command:
             require(BUILD_TOOLS, HEADERS)
 
@@ -146,8 +166,8 @@ def _turns(
         report(f"{number + 1}/{len(todo)}: {arm}, repeat {repeat + 1}")
         folder = Path(tempfile.mkdtemp(prefix=f"{arm}-", dir=runs))
         settings = SwapSettings(
-            plan.swap_bytes, plan.pool_bytes_max, folder, plan.compressor, plan.codec,
-            record if arm == RECORDED else None, plan.discard,
+            plan.swap_bytes, plan.pool_bytes_max_of(arm), folder, plan.compressor, plan.codec,
+            record if arm == RECORDED else None, plan.discard, plan.face,
         )
         if arm == RECORDED:
             record = None
@@ -202,10 +222,11 @@ def _result(plan: BuildPlan, attempts: list[Attempt]) -> Result:
         ))
     settings: dict[str, object] = {
         "limit_bytes": plan.limit_bytes, "swap_bytes": plan.swap_bytes,
-        "pool_bytes_max": plan.pool_bytes_max, "jobs": plan.jobs, "target": plan.target,
+        "pool_bytes_max": plan.pool_bytes_max,
+        "coldmem_pool_bytes_max": plan.coldmem_pool_bytes_max, "jobs": plan.jobs, "target": plan.target,
         "config": plan.config, "command": " ".join(plan.command) or None,
         "source": plan.source.name if plan.source else None, "repeats": plan.repeats,
-        "arms": list(plan.arms), "codec": plan.codec, "discard": plan.discard,
+        "arms": list(plan.arms), "codec": plan.codec, "discard": plan.discard, "face": plan.face,
     }
     for name in VM_SETTINGS:
         settings[name.replace("-", "_")] = int(Path("/proc/sys/vm", name).read_text())

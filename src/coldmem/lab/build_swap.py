@@ -3,7 +3,7 @@
 Owns, inside `ready`: the swap area, the kernel's settings of zswap, the processes behind the device.
 All of it is as it was before when the block is left (short of SIGKILL); the undoing of each step is
 noted before the step is done. Needs root. Takes no locks: see `changing_swap`.
-The pool of every arm may grow to the same size, where the arm has a pool.
+How large the pool may grow is up to the caller, arm by arm.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from coldmem.errors import EnvironmentFailure
 from coldmem.lab.arms import ARMS
 from coldmem.lab.build_source import NBD_TOOLS, RUN_TOOLS, require
 from coldmem.lab.kernel_swap import ZRAM_CODEC, ZSWAP_SETTINGS, change, make_swap_file, use_swap
-from coldmem.lab.nbd_swap import NbdDevice, ServerStats
+from coldmem.lab.nbd_swap import NbdDevice, ServerStats, file_of
 from coldmem.linux.cgroup import machine_bytes as ram_bytes
 from coldmem.linux.memory_group import find_hierarchy
 from coldmem.linux.swap import in_use
@@ -34,13 +34,14 @@ COLDMEM_ARMS = ("pools32", "pool", "class", "handle")
 #: nbdkit compresses nothing: what the way through nbdfuse and the loop device costs by itself.
 BUILD_ARMS = (NO_LIMIT, *KERNEL_ARMS, *COLDMEM_ARMS, NBDKIT)
 DEFAULT_ARMS = (NO_LIMIT, *KERNEL_ARMS, *COLDMEM_ARMS)
+FACES = (FILE, NBDFUSE) = ("file", "nbdfuse")
 UNIT_BYTES = 4096
 SOCKETS = "/tmp"
 
 
 @dataclass(frozen=True, slots=True)
 class SwapSettings:
-    """What is the same for all arms.
+    """How an arm is set up.
 
     Attributes
     ----------
@@ -59,6 +60,8 @@ class SwapSettings:
     discard : bool
         Tell an NBD device what has become free. The kernel does so by clusters of 2 MiB, once all of
         one is free, and with it hands out empty clusters before it takes half-empty ones.
+    face : str
+        `FILE`: coldmem serves a file itself; `NBDFUSE`: it serves NBD, and nbdfuse makes a file of that.
     """
 
     swap_bytes: int
@@ -68,6 +71,7 @@ class SwapSettings:
     codec: str = "lz4"
     record: Path | None = None
     discard: bool = False
+    face: str = FILE
 
 
 def _nothing() -> dict[str, Any]:
@@ -111,13 +115,14 @@ class Swap:
             self.device.abort()
 
 
-def check_machine(arms: tuple[str, ...]) -> None:
+def check_machine(arms: tuple[str, ...], face: str = FILE) -> None:
     """EnvironmentFailure that says what is missing for `arms`."""
     tools = dict(RUN_TOOLS)
-    if {NBDKIT, *COLDMEM_ARMS} & set(arms):
+    ours = set(COLDMEM_ARMS) & set(arms)
+    if NBDKIT in arms or (ours and face == NBDFUSE):
         tools |= NBD_TOOLS
-        if not Path("/dev/fuse").exists():
-            raise EnvironmentFailure("this kernel has no FUSE (/dev/fuse): modprobe fuse")
+    if (NBDKIT in arms or ours) and not Path("/dev/fuse").exists():
+        raise EnvironmentFailure("this kernel has no FUSE (/dev/fuse): modprobe fuse")
     if NBDKIT in arms:
         tools |= {"nbdkit": "nbdkit"}
     require(tools)
@@ -218,9 +223,9 @@ def _zram(undo: ExitStack, settings: SwapSettings) -> Swap:
 
 
 def _use_nbd(
-    undo: ExitStack, settings: SwapSettings, command: list[str], socket_path: Path
+    undo: ExitStack, settings: SwapSettings, command: list[str], socket_path: Path | None
 ) -> NbdDevice:
-    device = NbdDevice(command, socket_path, settings.folder)
+    device = NbdDevice(command, settings.folder, socket_path)
     undo.callback(device.close)
     use_swap(undo, device.path, settings.swap_bytes, discard=settings.discard)
     return device
@@ -234,8 +239,9 @@ def _new_socket(undo: ExitStack) -> Path:
 
 
 def _cpu(device: NbdDevice) -> dict[str, Any]:
-    server, fuse = (other_process_cpu_s(helper.pid) for helper in (device.server, device.fuse))
-    return {"server_user_s": server[0], "server_sys_s": server[1], "fuse_cpu_s": sum(fuse)}
+    server_user_s, server_sys_s = other_process_cpu_s(device.server.pid)
+    fuse_s = 0.0 if device.fuse is None else sum(other_process_cpu_s(device.fuse.pid))
+    return {"server_user_s": server_user_s, "server_sys_s": server_sys_s, "fuse_cpu_s": fuse_s}
 
 
 def _nbdkit(undo: ExitStack, settings: SwapSettings) -> Swap:
@@ -256,15 +262,19 @@ def _nbdkit(undo: ExitStack, settings: SwapSettings) -> Swap:
 
 def _coldmem(undo: ExitStack, settings: SwapSettings, name: str) -> Swap:
     what = ARMS[name]
-    socket_path, stats_path = _new_socket(undo), settings.folder / "stats.json"
+    socket_path = _new_socket(undo) if settings.face == NBDFUSE else None
+    stats_path = settings.folder / "stats.json"
     undo.callback(stats_path.unlink, missing_ok=True)
     command = [
         sys.executable, "-m", "coldmem", "nbd", "--size", str(settings.swap_bytes),
         "--memory-max", str(settings.pool_bytes_max), "--swapfile", str(settings.folder),
         "--codec", settings.codec, "--locking", what.locking, "--pools", str(what.pools_n),
-        "--socket", str(socket_path), "--stats-file", str(stats_path), "--lock-memory",
-        "--lock-statistics",
+        "--stats-file", str(stats_path), "--lock-memory", "--lock-statistics",
     ]
+    if socket_path is None:
+        command += ["--file", str(file_of(settings.folder))]
+    else:
+        command += ["--socket", str(socket_path)]
     if settings.record is not None:
         command += ["--record", str(settings.record.absolute())]
     device = _use_nbd(undo, settings, command, socket_path)
@@ -279,7 +289,7 @@ def _coldmem(undo: ExitStack, settings: SwapSettings, name: str) -> Swap:
         for key, value in {
             "server_rss_peak_bytes": other_process_bytes(device.server.pid),
             "server_grown_peak_bytes": other_process_bytes(device.server.pid, "RssAnon") - before,
-            "fuse_rss_peak_bytes": other_process_bytes(device.fuse.pid),
+            "fuse_rss_peak_bytes": other_process_bytes(device.fuse.pid) if device.fuse else 0,
             "disk_peak_bytes": found["disk_bytes"],
         }.items():
             fields[key] = max(fields.get(key, 0), value)

@@ -1,9 +1,9 @@
-"""An NBD server as the kernel's swap: server, nbdfuse, which shows its export as a file, loop device.
+"""A server as the kernel's swap: a file that it serves, or nbdfuse makes of its export; a loop device.
 
-Owns, inside `NbdDevice`'s ``with``: two processes in sessions of their own (so that Ctrl-C at a terminal
+Owns, until `NbdDevice.close`: one process or two, in sessions of their own (so that Ctrl-C at a terminal
 reaches neither), a FUSE mount, a loop device; all gone after, in the opposite order. Needs root.
-Assumes: swap on the device is off before the block is left. Neither process is in a cgroup that its
-memory could be reclaimed for: the build waits for them, they must never wait for the build.
+Assumes: swap on the device is off before it is closed. No process is in a cgroup that its memory could
+be reclaimed for: the build waits for them, they must never wait for the build.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -84,51 +84,61 @@ class Helper:
         self._words.close()
 
 
+def file_of(folder: Path) -> Path:
+    """The file that becomes a block device, in a folder of the caller's."""
+    return folder / "export"
+
+
 class NbdDevice:
-    """`command` serves on a Unix socket, and its export is a block device.
+    """What `command` serves is a block device.
+
+    Parameters
+    ----------
+    command : sequence of str
+        Serves the file `file_of(folder)` itself, or on a Unix socket.
+    folder : Path
+        On a disk.
+    socket_path : Path, optional
+        The socket; nbdfuse then makes that file of it.
 
     Attributes
     ----------
     path : Path
         The block device.
-    server, fuse : Helper
-        The processes.
+    server : Helper
+    fuse : Helper or None
+        The process of nbdfuse.
     direct : bool
         Whether the loop device has no page cache between.
     """
 
-    def __init__(self, command: Sequence[str], socket_path: Path, folder: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: Path, socket_path: Path | None = None
+    ) -> None:
         self._undo = ExitStack()
-        self._socket_path = socket_path
-        mount = folder / "export"
+        self.fuse: Helper | None = None
+        file = file_of(folder)
         try:
-            self.server = Helper("the NBD server", command)
+            if socket_path is None:
+                self._undo.callback(self._clear, file)
+            self.server = Helper("the server", command)
             self._undo.callback(self.server.stop)
-            self._wait(self._answers, self.server, "the NBD server does not answer")
-            mount.mkdir()
-            self._undo.callback(mount.rmdir)
-            self.fuse = Helper(
-                "nbdfuse", ["nbdfuse", str(mount / "swap"), "--unix", str(socket_path)]
-            )
-            self._undo.callback(self._unmount, mount)
-            self._wait((mount / "swap").exists, self.fuse, "nbdfuse shows no file")
-            loop = LoopDevice(mount / "swap")
+            if socket_path is not None:
+                self._wait(lambda: _answers(socket_path), self.server, "the server does not answer")
+                file.touch(0o600)
+                self._undo.callback(file.unlink)
+                self.fuse = Helper("nbdfuse", ["nbdfuse", str(file), "--unix", str(socket_path)])
+                self._undo.callback(self._unmount, file, self.fuse)
+            self._wait(lambda: str(file) in mounted(), self.fuse or self.server, "there is no file")
+            loop = LoopDevice(file)
             self._undo.callback(loop.close)
             self.path, self.direct = loop.path, loop.direct
         except BaseException:
             self._undo.close()
             raise
 
-    def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as client:
-            try:
-                client.connect(str(self._socket_path))
-            except OSError:
-                return False
-        return True
-
     @staticmethod
-    def _wait(done: Any, helper: Helper, problem: str) -> None:
+    def _wait(done: Callable[[], bool], helper: Helper, problem: str) -> None:
         end = time.monotonic() + START_S_MAX
         while not done():
             helper.check()
@@ -136,31 +146,51 @@ class NbdDevice:
                 raise EnvironmentFailure(f"{problem}: {helper.last_words()}")
             time.sleep(STEP_S)
 
-    def _unmount(self, mount: Path) -> None:
+    @staticmethod
+    def _unmount(file: Path, fuse: Helper) -> None:
         """nbdfuse ends when its mount does; where that fails, the other way round."""
         end = time.monotonic() + END_S_MAX
         # A mount whose process has died looks like no mount to those who only ask for its state.
-        while str(mount) in mounted():
-            done = subprocess.run(["umount", str(mount)], capture_output=True, check=False)
+        while str(file) in mounted():
+            done = subprocess.run(["umount", str(file)], capture_output=True, check=False)
             if done.returncode and time.monotonic() > end:
-                self.fuse.kill()
-                subprocess.run(["umount", "--lazy", str(mount)], capture_output=True, check=False)
+                fuse.kill()
+                subprocess.run(["umount", "--lazy", str(file)], capture_output=True, check=False)
             time.sleep(STEP_S)
-        self.fuse.wait(END_S_MAX)
-        self.fuse.stop()
+        fuse.wait(END_S_MAX)
+        fuse.stop()
+
+    @staticmethod
+    def _clear(file: Path) -> None:
+        """What a server leaves that was killed; one that ended by itself has left nothing."""
+        if str(file) in mounted():
+            subprocess.run(["umount", "--lazy", str(file)], capture_output=True, check=False)
+        file.unlink(missing_ok=True)
+
+    def _helpers(self) -> list[Helper]:
+        return [self.server] if self.fuse is None else [self.server, self.fuse]
 
     def check(self) -> None:
         """EnvironmentFailure when one of the processes has ended."""
-        self.server.check()
-        self.fuse.check()
+        for helper in self._helpers():
+            helper.check()
 
     def abort(self) -> None:
         """Nothing is served any more: who waits for it gets an error instead of waiting on."""
-        self.fuse.kill()
+        self._helpers()[-1].kill()
 
     def close(self) -> None:
         """Take all of it down."""
         self._undo.close()
+
+
+def _answers(socket_path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(socket_path))
+        except OSError:
+            return False
+    return True
 
 
 class ServerStats:

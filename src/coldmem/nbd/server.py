@@ -30,6 +30,7 @@ from coldmem.linux.wait import wait_readable
 from coldmem.nbd import handshake
 from coldmem.nbd.device import Device
 from coldmem.nbd.listen import tcp_listener, unix_listener, uri
+from coldmem.nbd.mounted import MountedFile
 from coldmem.nbd.recorded import trace_of
 from coldmem.nbd.serve import Connection
 from coldmem.nbd.trace import Trace
@@ -67,6 +68,9 @@ class Server:
     tcp : int or str, optional
         Listen at this port, or "HOST:PORT". Without a host on the loopback only: there is neither a
         password nor encryption.
+    file : path, optional
+        Be a regular file there, mounted over an empty one or over a name that is not taken, for
+        its owner only. Needs root.
     memory_max : int or str, default "20%"
         Most bytes of compressed data in RAM; a percentage is of the machine's memory.
     swapfile : path, optional
@@ -103,7 +107,8 @@ class Server:
 
     def __init__(
         self, size: int | str, *, socket: str | os.PathLike[str] | None = None,
-        tcp: int | str | None = None, memory_max: int | str = "20%",
+        tcp: int | str | None = None, file: str | os.PathLike[str] | None = None,
+        memory_max: int | str = "20%",
         swapfile: str | os.PathLike[str] | None = None, swap_max: int | str | None = None,
         unit_bytes: int | str = 4096, codec: str = "lz4", cold_codec: str | None = None,
         locking: str = "handle", magazines: bool = False, pools: int = 1,
@@ -113,8 +118,8 @@ class Server:
         lock_memory: bool = False,
     ) -> None:
         size_bytes, unit = parse_bytes(size), parse_bytes(unit_bytes)
-        if socket is None and tcp is None:
-            raise UsageError("nowhere to listen: give socket= or tcp=")
+        if socket is None and tcp is None and file is None:
+            raise UsageError("nowhere to serve: give socket=, tcp= or file=")
         if threads is None:
             threads = min(4, len(os.sched_getaffinity(0)))
         if not 1 <= threads <= THREADS_MAX:
@@ -155,6 +160,10 @@ class Server:
             self._export = handshake.Export(export, size_bytes, unit, read_only)
             self._listeners = [*self._listen(socket, tcp, undo)]
             self._bell = undo.enter_context(_Bell())
+            self._file = None
+            if file is not None:
+                self._file = MountedFile(self._device, os.fspath(file), threads, read_only)
+                undo.callback(self._file.close)
             self._undo = undo.pop_all()
         self._cold = cold_codec is not None
         # Its threads must not run any more when the interpreter takes itself apart.
@@ -203,6 +212,8 @@ class Server:
         self._closing.set()
         atexit.unregister(self.close)
         self._bell.ring()
+        if self._file is not None:
+            self._file.close(PATIENCE_S)
         for worker in self._workers:
             worker.join()
         with self._lock:
@@ -232,6 +243,11 @@ class Server:
     def uris(self) -> list[str]:
         """How clients name it, one for each place where it listens."""
         return [uri(listener, self._export.name) for listener in self._listeners]
+
+    @property
+    def file(self) -> str | None:
+        """The file that it is, if any."""
+        return None if self._file is None else self._file.path
 
     @property
     def size_bytes(self) -> int:

@@ -2,7 +2,8 @@
 
 A figure in the README is thus always one that a command printed. Files: ``engine.json`` is what
 ``coldmem bench engine --json`` printed, ``locks.json`` what ``coldmem lab locks --json`` did,
-``memory.json`` what ``coldmem bench memory --with-kernel --json`` did.
+``memory.json`` what ``coldmem bench memory --with-kernel --json`` did, ``build.json`` what
+``coldmem lab build --json`` did.
 """
 
 import json
@@ -112,9 +113,60 @@ def locks(data: dict[str, Any]) -> list[str]:
     return [*out, ""]
 
 
+BUILD_SYSTEMS = {
+    "none": "no limit", "zswap": "kernel zswap", "zram": "kernel zram", "swapfile": "swap file",
+    "pools32": "coldmem, 32 pools", "pool": "coldmem, one pool, one lock",
+    "class": "coldmem, class locks", "handle": "coldmem, handle",
+}
+
+
+def median_of(rows: list[dict[str, Any]], key: str) -> float | None:
+    values = [row[key] for row in rows if not row["failure"] and row.get(key) is not None]
+    return statistics.median(values) if values else None
+
+
+def build_cells(rows: dict[str, list[dict[str, Any]]], arm: str) -> list[str]:
+    """One line: medians, and the median over repeats of ratios within one."""
+    def to(other: str, key: str) -> str:
+        below = {row["repeat"]: row[key] for row in rows.get(other, []) if not row["failure"]}
+        ratios = [row[key] / below[row["repeat"]] for row in rows[arm]
+                  if not row["failure"] and below.get(row["repeat"])]
+        return f"{statistics.median(ratios):.2f}" if ratios else ""
+
+    times = [median_of(rows[arm], key) for key in ("real_s", "user_s", "sys_s", "total_cpu_s")]
+    total = median_of(rows[arm], "total_peak_bytes")
+    swaps = arm != "none"
+    return [
+        *("" if value is None else f"{value:.0f}" for value in times),
+        to("zswap", "real_s") if swaps else "",
+        to("pools32", "total_cpu_s") if rows[arm][0]["server_user_s"] is not None else "",
+        f"{total / 2**20:.0f}" if total else "",
+    ]
+
+
+def build(data: dict[str, Any]) -> list[str]:
+    """The kernel build: seconds, and the memory that cgroup and pool took together."""
+    found = data["settings"]
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in data["rows"]:
+        rows.setdefault(row["arm"], []).append(row)
+    out = [
+        f"A kernel build, {found['config']}, -j{found['jobs']}, in a cgroup of"
+        f" {found['limit_bytes'] >> 20} MiB: seconds, and the most memory that cgroup and pool took"
+        f" together; median of {found['repeats']} ({machine_line(data['machine'])}):", "",
+        "| swaps to | real | user | sys | CPU, server included | real / zswap | CPU / 32 pools | MiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    out += [f"| {label} | {' | '.join(build_cells(rows, arm))} |"
+            for arm, label in BUILD_SYSTEMS.items() if arm in rows]
+    return [*out, ""]
+
+
 def figures() -> str:
     lines: list[str] = []
-    for name, make in (("memory", memory), ("engine", engine), ("locks", locks)):
+    for name, make in (
+        ("memory", memory), ("build", build), ("engine", engine), ("locks", locks)
+    ):
         data = load(name)
         if data is not None:
             lines += make(data)

@@ -68,6 +68,23 @@ def test_arms_are_shown_beside_32_pools(figures, tmp_path):
     assert "| alloc | none | `class` | 3.00 (2.00) |" in figures.figures()
 
 
+def test_figures_of_the_kernel_build(figures, tmp_path):
+    def row(arm, repeat, real, **more):
+        return {"arm": arm, "repeat": repeat, "failure": None, "real_s": real, "user_s": 10.0,
+                "sys_s": 2.0, "total_cpu_s": real, "total_peak_bytes": 1 << 30,
+                "server_user_s": None, **more}
+
+    rows = [row("none", 0, 50.0), row("zswap", 0, 100.0), row("zswap", 1, 200.0),
+            row("pools32", 0, 100.0, server_user_s=1.0), row("handle", 0, 110.0, server_user_s=1.0),
+            row("handle", 1, 180.0, server_user_s=1.0), row("handle", 2, 9.0, failure="killed")]
+    settings = {"config": "tinyconfig", "jobs": 32, "limit_bytes": 1 << 30, "repeats": 2}
+    content = {"machine": {}, "settings": settings, "rows": rows}
+    (tmp_path / "build.json").write_text(json.dumps(content))
+    text = figures.figures()
+    assert "| no limit | 50 | 10 | 2 | 50 |  |  | 1024 |" in text
+    assert "| coldmem, handle | 145 | 10 | 2 | 145 | 1.00 | 1.10 | 1024 |" in text
+
+
 def test_figures_without_results_say_so(figures):
     assert "Nothing has been measured" in figures.figures()
     assert figures.updated(f"a\n{figures.BEGIN}\nold\n{figures.END}\nb") == (

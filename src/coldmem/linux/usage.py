@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from pathlib import Path
 
 from coldmem.errors import EnvironmentFailure
@@ -35,6 +36,18 @@ def machine_cpu_s() -> float | None:
     ticks = [int(field) for field in fields[1:9]]
     idle = ticks[3] + ticks[4]
     return (sum(ticks) - idle) / _TICKS_PER_S
+
+
+def other_cpu_s(pid: int) -> float:
+    """CPU seconds of another process so far, to the nanosecond, threads that have ended included.
+
+    Raises
+    ------
+    OSError
+        There is no such process.
+    """
+    # What clock_getcpuclockid(3) makes of a process: 2 is the scheduler's own account.
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 def other_process_cpu_s(process: int) -> tuple[float, float]:

@@ -122,7 +122,8 @@ def test_the_command(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     rows: list[dict[str, Any]] = found["rows"]
     assert {row["part"] for row in rows} == {"scale", "saturation", "memory"}
     cells = {(r["workload"], r["arm"], r["cores"]) for r in rows if r["part"] == "scale"}
-    assert cells == {(w, a, n) for w in ("alloc", "compact", "build") for a in MODEL_ARMS for n in (1, 4)}
+    loads = ("alloc", "compact", "build")
+    assert cells == {(w, a, n) for w in loads for a in MODEL_ARMS for n in (1, 4)}
     assert all(r["mops_per_s"] > 0 and 0 <= r["busiest_lock_use"] <= 1 for r in rows
                if r["part"] == "scale")
     used = {(r["arm"], r["cores"]): r["fragmentation"] for r in rows if r["part"] == "memory"}

@@ -113,7 +113,8 @@ def test_nothing_is_lost_and_all_time_is_somewhere(threads: int, cores: int) -> 
 
 def test_the_same_seed_gives_the_same_run() -> None:
     def run(seed: int) -> dict[str, Any]:
-        return Simulation([pool(300, 90, 20)], [1], 12, 4, costs=LOCKS, shapes=(1, 1), seed=seed).run(5000)
+        return Simulation([pool(300, 90, 20)], [1], 12, 4, costs=LOCKS, shapes=(1, 1),
+                          seed=seed).run(5000)
 
     assert run(5) == run(5)
     assert run(5)["ends_ns"] != run(6)["ends_ns"]
@@ -193,7 +194,8 @@ def test_against_simpy() -> None:
 
 
 @pytest.mark.parametrize("wrong", [
-    {"programs": [[]]}, {"programs": [[("pool", 1.0)]]}, {"programs": [[("no", 1.0, 1.0, 1.0, 0.0, 0.0)]]},
+    {"programs": [[]]}, {"programs": [[("pool", 1.0)]]},
+    {"programs": [[("no", 1.0, 1.0, 1.0, 0.0, 0.0)]]},
     {"programs": [pool(0, 0)]}, {"programs": [pool(-1, 5)]}, {"mix": [1, 1]}, {"mix": [0]},
     {"threads": 0}, {"cores": 0}, {"pools": 0}, {"classes": []}, {"classes": [0, 0]},
     {"costs": {"no_ns": 1.0}}, {"costs": {"spin_ns": -1.0}}, {"costs": {"spin_ns": float("nan")}},

@@ -1,4 +1,4 @@
-"""``coldmem lab scale``: the locks over 1 to 256 cores, simulated; its calibration and its validation."""
+"""``coldmem lab scale``: the locks over 1 to 256 cores, simulated; calibration and validation."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def _show_kernel(result: Result, screen: Console) -> None:
     rows = _of(result, "kernel")
     if not rows:
         return
-    made = output.table("System time of the kernel's build, as its patch reports it and as the model has it",
+    made = output.table("System time of the kernel's build, by its patch and by the model",
                         ["", "sys s", "over 32 pools", "model: sys s", "over 32 pools"])
     for row in rows:
         made.add_row(LABELS[str(row["arm"])], f"{row['kernel_sys_s']:.2f}",

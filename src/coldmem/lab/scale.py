@@ -132,11 +132,11 @@ def _scale_row(
 def noise(ends_ns: Sequence[float]) -> float:
     """Standard error of the speed, as a share of it, from batches of equally many operations."""
     lengths = [b - a for a, b in zip(ends_ns, ends_ns[1:], strict=False)]
-    return statistics.stdev(lengths) / statistics.mean(lengths) / len(lengths) ** 0.5
+    return float(statistics.stdev(lengths) / statistics.mean(lengths) / len(lengths) ** 0.5)
 
 
 def _saturation(rows: Sequence[Row]) -> Row:
-    """The first number of cores from which twice as many (the next in the list, scaled) add too little."""
+    """The first number of cores from which twice as many (the next, scaled) add too little."""
     speeds: dict[int, float] = {int(str(r["cores"])): float(str(r["mops_per_s"])) for r in rows}
     counts = sorted(speeds)
     found = None
@@ -152,8 +152,6 @@ def _saturation(rows: Sequence[Row]) -> Row:
         "saturates_at_cores": found, "mops_per_s": at["mops_per_s"], "lock": at["busiest_lock"],
         "lock_use": at["busiest_lock_use"], "best_mops_per_s": speeds[best], "best_at_cores": best,
     }
-
-
 
 
 def _memory(name: str, cores: int, stuff: Material, objects: int) -> Row:
@@ -173,7 +171,7 @@ def _memory(name: str, cores: int, stuff: Material, objects: int) -> Row:
 def trace_mix(path: Path | None) -> Mix:
     """The mix of a recorded trace: the one named, or the packaged recording of a kernel build.
 
-    A store over an older unit frees that one; units of one repeated word take no object and are left out.
+    A store over an older unit frees that one; units of one repeated word take no object: left out.
     """
     where = path or Path(str(resources.files("coldmem.lab") / "data" / TRACE))
     try:

@@ -190,7 +190,8 @@ def primitives(effort: Effort) -> list[Row]:
     switch, _ = wanted_runs(yields([two[0]] * 2, 2), n, n)
     still, bad = wanted_runs(yields(two, 1), n, tries)
     alone_ns = statistics.median(still)
-    rows.append(_figure("switch_ns", [max(0.0, s - alone_ns) for s in switch], "two threads on one CPU call "
+    switches = [max(0.0, s - alone_ns) for s in switch]
+    rows.append(_figure("switch_ns", switches, "two threads on one CPU call "
                         "sched_yield in turns, less the call of one thread alone", bad))
     lengths = [gap for gaps_ns, _ in [turns() for _ in range(2)] for gap in gaps_ns] or [3_000_000]
     rows.append(_figure("slice_ns", lengths, "two busy threads on one CPU look at the clock: how long "
@@ -383,6 +384,11 @@ def turn_row(what: Arm, stuff: Material, effort: Effort) -> Row:
 
     def measure(apart: bool) -> tuple[dict[str, float], float]:
         pools = [filled(what, 2, stuff, effort.objects) for _ in range(1 + apart)]
+
+        def close() -> None:
+            for one in pools:
+                one.gate.close()
+
         try:
             works = [pools[0].watched, pools[-1].watched]
             works[1].read_from(works[0])
@@ -391,7 +397,7 @@ def turn_row(what: Arm, stuff: Material, effort: Effort) -> Row:
                     work.forget_turns()
                 ran = together(
                     [partial(works[i].turns, i, 2, turns, works[0]) for i in (0, 1)], two,
-                    lambda: [one.gate.close() for one in pools] and None)
+                    close)
             found = works[0].turn_ns()
             if apart:
                 other = works[1].turn_ns()
@@ -426,7 +432,8 @@ def compact_row(what: Arm, stuff: Material, effort: Effort) -> Row:
     one = filled(what, WATCH_POPULATION, stuff, effort.objects, counting=True)
     main = "pool" if what.locking == "pool" else "class"
     ops = moved = holds = 0
-    spent, idle = [], []
+    spent: list[int] = []
+    idle: list[int] = []
 
     def taken() -> int:
         return sum(pool.lock_stats()[main].acquisitions for pool in members(one.pool))
@@ -440,14 +447,14 @@ def compact_row(what: Arm, stuff: Material, effort: Effort) -> Row:
         for _ in range(COMPACT_ROUNDS):
             begin = one.work.totals()["ops"]
             gate = Gate()
-            drive(gate, [lambda gate=gate: one.watched.run(0, gate)], [],
+            drive(gate, [partial(one.watched.run, 0, gate)], [],
                   lambda: one.work.totals()["end_ns"], COMPACT_PAUSE_S)
             ops += one.work.totals()["ops"] - begin
             before = objects_moved()
             there = taken()
             start = time.perf_counter_ns()
             for pool in members(one.pool):
-                if pool.can_compact():
+                if isinstance(pool, Pool) and pool.can_compact():
                     pool.compact()
             took = time.perf_counter_ns() - start
             holds += taken() - there

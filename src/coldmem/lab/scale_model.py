@@ -1,8 +1,8 @@
 """The model: what `scale_calibrate` measured, put together into operations for the simulation.
 
-Owns nothing, takes no locks. An operation is the phases of lab/scale_work.py (malloc, write, read, free),
-each lock-free work and holds of locks; what it costs to find the data where another core has left it
-comes on top, in the phases and by the amounts that two threads in turns have shown.
+Owns nothing, takes no locks. An operation is the phases of lab/scale_work.py (malloc, write, read,
+free), each lock-free work and holds of locks; what it costs to find the data where another core has
+left it comes on top, in the phases and by the amounts that two threads in turns have shown.
 Assumes: the shares of an operation's time are those seen with the objects of two cores, at any number;
 the time itself is the one measured with the objects of so many.
 """
@@ -187,8 +187,10 @@ class Phase:
 def phases(
     calibration: Calibration, arm: str, population: float, line_ns: float, mood: float = 1.0
 ) -> tuple[float, dict[str, Phase]]:
-    """Time of the loop around an operation, and the four phases, at a population. `mood`: all of it takes so many
-    times as long."""
+    """Time of the loop around an operation, and the four phases, at a population.
+
+    `mood`: all of it takes so many times as long.
+    """
     what, shares = base_arm(arm), calibration.row("shares", base_arm(arm).name)
     turns = calibration.row("turns", what.name)
     op_ns = mood * calibration.at(what.name, "op_ns", population)
@@ -227,7 +229,7 @@ def cold_in_turns(classes: Sequence[float], pools: int) -> float:
 
 
 def _phase_steps(phase: Phase, arm: str, calibration: Calibration, line_ns: float) -> list[Step]:
-    """Work first, then each lock as often as it is taken; remote cost where the shared data is touched."""
+    """Work first, then each lock as often as it is taken; remote cost where shared data is touched."""
     main = next((kind for kind in phase.takes if kind != "arena"), None)
     line = line_ns if arm == "pool" else 0.0
     held = 0.0
@@ -254,7 +256,7 @@ def programs(
     calibration: Calibration, arm: str, population: float, mix: Mix, line_ns: float,
     mood: float = 1.0,
 ) -> tuple[list[list[Step]], list[float]]:
-    """The operations put, take, read, free as steps, and their weights; those never done are left out."""
+    """The operations put, take, read, free as steps, with weights; those never done are left out."""
     loop, by_name = phases(calibration, arm, population, line_ns, mood)
     begin: Step = ("work", loop, 1.0, 0.0, 0.0, 0.0)
     parts = {name: _phase_steps(phase, arm, calibration, line_ns) for name, phase in by_name.items()}

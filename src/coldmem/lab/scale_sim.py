@@ -17,6 +17,7 @@ import cython
 from cython.cimports.libc.stdint import int32_t, uint32_t
 from cython.cimports.libc.stdlib import realloc
 
+
 # -- the heap of events ----------------------------------------------------------------------------
 def sim_push(s, t, kind, who, token):
     i: uint32_t = s.heap_n

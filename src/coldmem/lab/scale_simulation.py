@@ -46,8 +46,9 @@ class Simulation:
         An operation each, of steps (kind, work_ns, probability, hold_ns, line_ns, remote_ns); kinds are
         those of `KINDS`. Lock-free work comes first; then, with the probability, what the kind says:
         hold a lock of that kind for `hold_ns`, and `line_ns` longer when another core had the lock last,
-        `remote_ns` when another core had the data of this pool and class last (of ``work``: works longer). ``line``: change a word
-        that all share, in turn, `hold_ns` on the core that had it last and `line_ns` on another.
+        `remote_ns` when another core had the data of this pool and class last (of ``work``: works
+        longer). ``line``: change a word that all share, in turn, `hold_ns` on the core that had it
+        last and `line_ns` on another.
         ``sleep``: leave the core for `hold_ns`.
     mix : sequence of float
         How often each operation is done, in any unit.

@@ -1,8 +1,8 @@
 """Predicted against measured: the model beside runs of the real pools, in one invocation.
 
-Owns nothing that outlives a call. Guarantees: the runs are those of ``coldmem lab locks`` and take turns;
-the model has seen none of them. It is told two things of the moment of each run: what a cache line costs
-from CPU to CPU, measured before and after, and how fast the same threads are beside it in pools of their
+Owns nothing that outlives a call. Guarantees: the runs are those of ``coldmem lab locks`` and take
+turns; the model has seen none of them. It is told two things of the moment of each run: what a cache
+line costs from CPU to CPU, measured before and after, and how fast the same threads are beside it in pools of their
 own, where they share no lock and no data: the machine's mood, and what CPUs take from each other anyway.
 Takes no locks.
 """
@@ -58,7 +58,8 @@ def _pair(
 
     def measure(count: int) -> Callable[[], tuple[float, float]]:
         def run() -> tuple[float, float]:
-            load = Load(seconds * max(1, count // cores), live_objects=count * calibration.objects_per_core)
+            load = Load(seconds * max(1, count // cores),
+                        live_objects=count * calibration.objects_per_core)
             got = run_alloc(what, stuff, count, load, compactor=workload == "compact")
             busy = min(count + (workload == "compact"), cores)
             share = undisturbed(got.timing, min(count, cores))

@@ -11,8 +11,9 @@ Locks: none of its own. Reads the words of the pool's locks without taking them.
 import cython
 from cython.cimports.coldmem.lab.alloc_work import (
     AllocP,
+    alloc_drop,
+    alloc_look,
     alloc_put,
-    alloc_take,
     constP,
 )
 from cython.cimports.coldmem.lab.gate import Gate, gate_wait, next_random
@@ -25,15 +26,7 @@ from cython.cimports.coldmem.linux.atomic import (
     now_ns,
 )
 from cython.cimports.coldmem.linux.lock import MutexP
-from cython.cimports.coldmem.zsmalloc.core import (
-    LOCK_POOL,
-    PoolP,
-    zs_free,
-    zs_malloc,
-    zs_read_begin,
-    zs_read_end,
-    zs_write,
-)
+from cython.cimports.coldmem.zsmalloc.core import LOCK_POOL, PoolP
 from cython.cimports.coldmem.zsmalloc.pool import pool_index
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
@@ -49,14 +42,14 @@ LONG_NS = cython.declare(uint64_t, 4000)  # an interruption, not a phase
 def watched_put(c, a, w, slot):
     j: uint32_t = cython.cast(uint32_t, next_random(cython.address(w.rng)) >> 20) % a.payloads_n
     n: uint32_t = cython.cast(uint32_t, a.payload_at[j + 1] - a.payload_at[j])
-    p: PoolP = a.pools[pool_index(slot, a.pools_n)]
+    p: cython.p_void = a.pools[pool_index(slot, a.pools_n)]
     a32_store_rlx(cython.address(c.phase), PHASE_MALLOC)
-    h: uint64_t = zs_malloc(p, n)
+    h: uint64_t = a.ops.malloc(p, n)
     a32_store_rlx(cython.address(c.phase), PHASE_WRITE)
     if h == 0:
         w.failed += 1
         return
-    zs_write(p, h, a.payload_bytes + a.payload_at[j], n)
+    a.ops.write(p, h, a.payload_bytes + a.payload_at[j], n)
     a.slots[slot].handle = h
     a.slots[slot].payload = j
     a32_store_rlx(cython.address(c.phase), PHASE_LOOP)
@@ -66,21 +59,21 @@ def watched_take(c, a, w, slot):
     j: uint32_t = a.slots[slot].payload
     n: uint32_t = cython.cast(uint32_t, a.payload_at[j + 1] - a.payload_at[j])
     want: constP = a.payload_bytes + a.payload_at[j]
-    p: PoolP = a.pools[pool_index(slot, a.pools_n)]
+    p: cython.p_void = a.pools[pool_index(slot, a.pools_n)]
     h: uint64_t = a.slots[slot].handle
     token: uint64_t = 0
     error: int32_t = 0
     at: constP
     a32_store_rlx(cython.address(c.phase), PHASE_READ)
-    at = zs_read_begin(p, h, cython.address(token), cython.address(error))
+    at = a.ops.read_begin(p, h, cython.address(token), cython.address(error))
     if at == cython.NULL:
         w.bad += 1
     else:
         if memcmp(at, want, 8) != 0 or memcmp(at + n - 8, want + n - 8, 8) != 0:
             w.bad += 1
-        zs_read_end(p, h, token)
+        a.ops.read_end(p, h, token)
     a32_store_rlx(cython.address(c.phase), PHASE_FREE)
-    if zs_free(p, h) != 0:
+    if a.ops.free(p, h) != 0:
         w.bad += 1
     a.slots[slot].handle = 0
     a32_store_rlx(cython.address(c.phase), PHASE_LOOP)
@@ -137,7 +130,7 @@ def turns_loop(c, a, w, me, n, ops, turn):
     size: uint32_t
     since: uint64_t
     h: uint64_t
-    p: PoolP
+    p: cython.p_void
     at: constP
     token: uint64_t
     error: int32_t = 0
@@ -155,25 +148,25 @@ def turns_loop(c, a, w, me, n, ops, turn):
             cpu_relax()
         since = now_ns()
         if h == 0:
-            h = zs_malloc(p, size)
+            h = a.ops.malloc(p, size)
             clock_phase(t, PHASE_MALLOC, cython.address(since))
             if h == 0:
                 w.failed += 1
             else:
-                zs_write(p, h, a.payload_bytes + a.payload_at[j], size)
+                a.ops.write(p, h, a.payload_bytes + a.payload_at[j], size)
                 clock_phase(t, PHASE_WRITE, cython.address(since))
             a.slots[slot].payload = j
         else:
             token = 0
-            at = zs_read_begin(p, h, cython.address(token), cython.address(error))
+            at = a.ops.read_begin(p, h, cython.address(token), cython.address(error))
             if at == cython.NULL:
                 w.bad += 1
             else:
                 if memcmp(at, a.payload_bytes + a.payload_at[j], 8) != 0:
                     w.bad += 1
-                zs_read_end(p, h, token)
+                a.ops.read_end(p, h, token)
             clock_phase(t, PHASE_READ, cython.address(since))
-            if zs_free(p, h) != 0:
+            if a.ops.free(p, h) != 0:
                 w.bad += 1
             h = 0
             clock_phase(t, PHASE_FREE, cython.address(since))
@@ -210,7 +203,8 @@ class ScaleWork:
                     if a.slots[slot].handle == 0:
                         alloc_put(a, cython.address(a.workers[thread]), slot)
                     else:
-                        alloc_take(a, cython.address(a.workers[thread]), slot)
+                        alloc_look(a, cython.address(a.workers[thread]), slot)
+                        alloc_drop(a, cython.address(a.workers[thread]), slot)
 
     def run(self, thread, gate):
         """The loop of `AllocWork.run`, with its phases shown, from the gate's opening to its closing."""
@@ -231,6 +225,7 @@ class ScaleWork:
         n: uint32_t = 0
         i: uint32_t
         one: uint32_t
+        p: PoolP
         locks: cython.pointer(MutexP) = cython.cast(
             cython.pointer(MutexP), calloc(a.pools_n * (2 + len(classes)), cython.sizeof(MutexP)))
         kinds: cython.pointer(int32_t) = cython.cast(
@@ -239,18 +234,19 @@ class ScaleWork:
             if locks == cython.NULL or kinds == cython.NULL:
                 raise MemoryError("no memory for the list of locks")
             for i in range(a.pools_n):
-                locks[n] = cython.address(a.pools[i].arena.lock)
+                p = cython.cast(PoolP, a.pools[i])  # arms of zsmalloc alone are calibrated
+                locks[n] = cython.address(p.arena.lock)
                 kinds[n] = 2
                 n += 1
-                if a.pools[i].locking == LOCK_POOL:
-                    locks[n] = cython.address(a.pools[i].lock)
+                if p.locking == LOCK_POOL:
+                    locks[n] = cython.address(p.lock)
                     n += 1
                     continue
                 for index in classes:
                     one = index
-                    if one >= a.pools[i].slots:
-                        raise UsageError(f"class {index} of {a.pools[i].slots}")
-                    locks[n] = cython.address(a.pools[i].classes[one].lock)
+                    if one >= p.slots:
+                        raise UsageError(f"class {index} of {p.slots}")
+                    locks[n] = cython.address(p.classes[one].lock)
                     kinds[n] = 1
                     n += 1
             with cython.nogil:

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from coldmem.cli.main import run as cli_run
-from coldmem.errors import UsageError
+from coldmem.errors import EnvironmentFailure, UsageError
 from coldmem.lab import scale, scale_kernel
+from coldmem.lab.arms import ARMS
+from coldmem.lab.gate import Gate
+from coldmem.lab.scale_calibrate import Effort, filled, share_row
 from coldmem.lab.scale_model import (
     MODEL_ARMS,
     PHASES,
@@ -23,6 +26,7 @@ from coldmem.lab.scale_model import (
     phases,
     simulate,
 )
+from coldmem.lab.workloads import material
 
 SMALL = ["--objects", "64", "--seconds", "0.004", "--repeats", "1", "--units", "64"]
 LITTLE = ["--cores", "1", "4", "--ops", "400", "--no-kernel"]
@@ -57,6 +61,24 @@ def test_a_calibration_says_how_each_figure_was_found(file: Path) -> None:
         if row["kind"] == "shares":
             total = row["loop_share"] + sum(row[f"{phase}_share"] for phase in PHASES)
             assert total == pytest.approx(1, abs=0.01)
+
+
+def test_a_run_that_gets_no_time_has_an_operation_to_divide_by() -> None:
+    one = filled(ARMS["pool"], 1, material(64), 64)
+    try:
+        gate = Gate()
+        gate.close()
+        one.watched.run(0, gate)
+        assert one.work.totals()["ops"] == 1
+    finally:
+        one.close()
+
+
+def test_too_short_to_see_anything_is_said() -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("two threads that meet need two CPUs")
+    with pytest.raises(EnvironmentFailure, match="--seconds"):
+        share_row(ARMS["class"], material(64), Effort(watch_seconds=1e-5, repeats=1, objects=64))
 
 
 def test_one_core_is_what_was_measured(calibration: Calibration) -> None:

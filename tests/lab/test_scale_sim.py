@@ -91,8 +91,9 @@ def test_the_shared_word_is_a_bound() -> None:
 def test_nothing_is_lost_and_all_time_is_somewhere(threads: int, cores: int) -> None:
     programs = [pool(200, 80, 30, 40), [("class", 100.0, 0.5, 60.0, 0.0, 20.0), *pool(50, 20)],
                 [("read", 20.0, 1.0, 15.0, 0.0, 0.0), ("arena", 5.0, 0.3, 25.0, 0.0, 0.0)]]
-    simulation = Simulation(programs, [2, 1, 1], threads, cores, classes=[3, 1], pools=2, costs=LOCKS,
-                            shapes=(4, 1), seed=3,
+    # Turns short enough for all to have many: with those of LOCKS the run ends before some begin.
+    simulation = Simulation(programs, [2, 1, 1], threads, cores, classes=[3, 1], pools=2,
+                            costs=LOCKS | {"slice_ns": 2e4}, shapes=(4, 1), seed=3,
                             helper=[("sleep", 0.0, 1.0, 50_000.0, 0.0, 0.0),
                                     ("write", 10.0, 1.0, 500.0, 0.0, 0.0)])
     found = simulation.run(30_000)
@@ -109,6 +110,12 @@ def test_nothing_is_lost_and_all_time_is_somewhere(threads: int, cores: int) -> 
     assert rate == pytest.approx(0.75, rel=0.03)
     assert found["locks"]["class"]["acquisitions"] / found["ops"] == pytest.approx(0.125, rel=0.15)
     assert found["locks"]["arena"]["acquisitions"] / found["ops"] == pytest.approx(0.075, rel=0.1)
+
+
+def test_who_has_had_no_core_has_started_nothing() -> None:
+    found = Simulation([pool(200, 80)], [1], 9, 2, costs=LOCKS | {"slice_ns": 1e12}).run(3000)
+    assert found["done_by_thread"][2:] == [0] * 7
+    assert found["started"] - found["done"] == 2 and sum(found["done_by_thread"]) == found["done"]
 
 
 def test_the_same_seed_gives_the_same_run() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from coldmem.errors import InternalError, UsageError
+from coldmem.errors import EnvironmentFailure, InternalError, UsageError
 from coldmem.lab.alloc_work import AllocWork
 from coldmem.lab.arms import ARMS, Arm, arm, members
 from coldmem.lab.codec_timing import time_codec
@@ -23,7 +23,7 @@ from coldmem.lab.drive import drive
 from coldmem.lab.gate import Gate
 from coldmem.lab.result import Result, Row, rounded
 from coldmem.lab.scale_bench import cpus, pinned, together, undisturbed, wanted_runs
-from coldmem.lab.scale_micro import Pair
+from coldmem.lab.scale_micro import Meeting
 from coldmem.lab.scale_work import LOCK_NAMES, PHASE_NAMES, ScaleWork
 from coldmem.lab.workloads import UNIT_BYTES, Material
 from coldmem.zsmalloc import Pool, Pools
@@ -38,6 +38,8 @@ ALONE_ROUNDS = 20_000
 LINE_DRIFT_MAX = 1.3
 COMPACT_ROUNDS = 40
 COMPACT_PAUSE_S = 0.003
+COUNTED_OPS_MIN = 2000
+LOOKS_MIN = 2000
 SPINS = 40  # looks of linux/lock.py before it sleeps
 Report = Callable[[str], None]
 
@@ -118,8 +120,8 @@ def line_ns(rounds: int = 10_000) -> float:
     A virtual machine's CPUs may be neighbours at one moment and far apart at the next, so this goes
     with each measurement of two threads.
     """
-    pair = Pair()
-    ran = together([partial(pair.ping, i, rounds) for i in (0, 1)], cpus(2), pair.stop)
+    meeting = Meeting()
+    ran = together([partial(meeting.ping, i, rounds) for i in (0, 1)], cpus(2), meeting.stop)
     return float(max(ran.results)) / (2 * rounds)
 
 
@@ -137,31 +139,31 @@ def primitives(effort: Effort) -> list[Row]:
     two = cpus(2)
 
     def alone() -> tuple[tuple[float, ...], float]:
-        pair = Pair()
-        ran = together([lambda: pair.alone(ALONE_ROUNDS)], two, pair.stop)
+        meeting = Meeting()
+        ran = together([lambda: meeting.alone(ALONE_ROUNDS)], two, meeting.stop)
         return ran.results[0], ran.cpu_share
 
     def hand_over() -> tuple[list[int], float]:
-        pair = Pair()
-        ran = together([partial(pair.hand_over, i, 3000, 10, 10) for i in (0, 1)], two, pair.stop)
+        meeting = Meeting()
+        ran = together([partial(meeting.hand_over, i, 3000, 10, 10) for i in (0, 1)], two, meeting.stop)
         gaps = ran.results[0] + ran.results[1]
         return gaps, ran.cpu_share if len(gaps) > 100 else 0.0
 
     def wake() -> tuple[tuple[float, float], float]:
-        pair = Pair()
-        ran = together([lambda: pair.sleeper(300), lambda: pair.waker(300)], two, pair.stop)
+        meeting = Meeting()
+        ran = together([lambda: meeting.sleeper(300), lambda: meeting.waker(300)], two, meeting.stop)
         return (statistics.median(ran.results[0]), statistics.median(ran.results[1])), 1.0
 
     def yields(on: Sequence[int], n: int) -> Callable[[], tuple[float, float]]:
         def run() -> tuple[float, float]:
-            pair = Pair()
-            ran = together([lambda: pair.yields(3000)] * n, on, pair.stop)
+            meeting = Meeting()
+            ran = together([lambda: meeting.yields(3000)] * n, on, meeting.stop)
             return max(ran.results) / (n * 3000), 1.0 if n > 1 else ran.cpu_share
         return run
 
     def turns() -> tuple[list[int], float]:
-        pair = Pair()
-        ran = together([lambda: pair.gaps(200_000_000)] * 2, [two[0]] * 2, pair.stop)
+        meeting = Meeting()
+        ran = together([lambda: meeting.gaps(200_000_000)] * 2, [two[0]] * 2, meeting.stop)
         return ran.results[0] + ran.results[1], 1.0
 
     n, tries = effort.repeats, effort.tries
@@ -320,11 +322,12 @@ def acquisitions(what: Arm, population: int, stuff: Material, effort: Effort) ->
                     total[kind] += stats.acquisitions
             return total
 
-        before, ops = counts(), one.work.totals()["ops"]
-        gate = Gate()
-        drive(gate, [lambda: one.watched.run(0, gate)], [], lambda: one.work.totals()["end_ns"],
-              effort.seconds)
-        done = one.work.totals()["ops"] - ops
+        before, ops, done = counts(), one.work.totals()["ops"], 0
+        while done < COUNTED_OPS_MIN:  # a run without its CPU does few
+            gate = Gate()
+            drive(gate, [partial(one.watched.run, 0, gate)], [], lambda: one.work.totals()["end_ns"],
+                  effort.seconds)
+            done = one.work.totals()["ops"] - ops
         after = counts()
         return {f"{k}_per_op": rounded((after[k] - before[k]) / done) for k in (*LOCK_NAMES, "migrate")}
     finally:
@@ -364,6 +367,10 @@ def share_row(what: Arm, stuff: Material, effort: Effort) -> Row:
             for phase in PHASE_NAMES
         }
     looks = sum(kept[kind][phase][0] for kind in LOCK_NAMES for phase in PHASE_NAMES)
+    if looks < LOOKS_MIN:
+        raise EnvironmentFailure(
+            f"{what.label}: {looks} looks at where the time goes, and {LOOKS_MIN} are the least: make "
+            "the runs longer (--seconds), or wait for a quieter machine")
     row: Row = {"kind": "shares", "name": what.name, "population": WATCH_POPULATION, "looks": looks,
                 "runs": len(found), "disturbed_runs": bad,
                 "how": "a thread on another CPU looks, every 4 us or so, at where the worker is and at "
@@ -371,7 +378,7 @@ def share_row(what: Arm, stuff: Material, effort: Effort) -> Row:
     locks = {"pool": what.pools_n, "class": len(used), "arena": what.pools_n}
     for phase in PHASE_NAMES:
         in_phase = sum(kept[kind][phase][0] for kind in LOCK_NAMES)
-        row[f"{phase}_share"] = rounded(in_phase / looks) if looks else 0.0
+        row[f"{phase}_share"] = rounded(in_phase / looks)
         for kind in LOCK_NAMES:
             seen, held = kept[kind][phase]
             row[f"{phase}_{kind}_held"] = rounded(min(1.0, locks[kind] * held / seen)) if seen else 0.0

@@ -7,7 +7,7 @@ cdef enum:
     SAMPLES = 4096
 
 # Shared by two threads; each word on lines of its own, but what the mutex guards lies beside it.
-cdef struct PairC:
+cdef struct MeetingC:
     int32_t turn
     int32_t fill0[31]
     Mutex lock
@@ -24,6 +24,6 @@ cdef struct PairC:
 
 cdef uint64_t pause_for(uint32_t rounds) noexcept nogil
 
-cdef class Pair:
-    cdef PairC c
+cdef class Meeting:
+    cdef MeetingC c
     cdef object _times(self, uint64_t *values, uint32_t n)

@@ -2,7 +2,7 @@
 
 Owns: the words that two threads meet at. Each method is one thread's part and returns what it saw; who
 runs where is the caller's affair. Guarantees: every wait ends when the other part has run, or when
-`stop` was called. Locks: `PairC.lock` is what is measured.
+`stop` was called. Locks: `MeetingC.lock` is what is measured.
 """
 
 import cython
@@ -41,11 +41,11 @@ def pause_for(rounds):
     return now_ns()
 
 
-class Pair:
+class Meeting:
     """Two threads and what they share."""
 
     def __cinit__(self):
-        memset(cython.address(self.c), 0, cython.sizeof(PairC))
+        memset(cython.address(self.c), 0, cython.sizeof(MeetingC))
         mutex_init(cython.address(self.c.lock), False)
         self.c.holder = -1
 

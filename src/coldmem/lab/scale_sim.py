@@ -2,8 +2,8 @@
 
 Owns: nothing; works on the `SimC` of one `coldmem.lab.scale_simulation.Simulation`. Takes no locks.
 Guarantees: the same arguments and seed give the same events, in the same order, on any machine; no
-operation is lost: those started are those done and one in flight per task; all time of all tasks is in
-exactly one mode.
+operation is lost: those started are those done and one in flight per task that has had a core; all
+time of all tasks is in exactly one mode.
 The mutex is that of linux/lock.py, word for word: one compare-and-swap, 40 looks, then an exchange with
 2 and the futex; whoever unlocks a word of 2 wakes one sleeper; a running thread may take the lock before
 the woken one comes. With ``fifo`` it is the kernel's queued spinlock instead. The reader-writer lock is

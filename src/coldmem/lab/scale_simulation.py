@@ -255,7 +255,7 @@ class Simulation:
             for m in range(MODES):
                 into[MODE_NAMES[m]] += c.tasks[i].spent[m]
             into[MODE_NAMES[c.tasks[i].mode]] += c.now - c.tasks[i].since
-            done.append(c.tasks[i].ops - 1)
+            done.append(c.tasks[i].ops - 1 if c.tasks[i].ops else 0)  # 0: not had a core yet
         return {
             "ops": ops, "elapsed_ns": ends[BATCHES] - ends[0], "ends_ns": ends, "events": c.events,
             "started": c.started, "done": c.ops, "done_by_thread": done, "spent_ns": spent,

@@ -2,9 +2,9 @@
 
 Owns nothing that outlives a call. Guarantees: the runs are those of ``coldmem lab locks`` and take
 turns; the model has seen none of them. It is told two things of the moment of each run: what a cache
-line costs from CPU to CPU, measured before and after, and how fast the same threads are beside it in pools of their
-own, where they share no lock and no data: the machine's mood, and what CPUs take from each other anyway.
-Takes no locks.
+line costs from CPU to CPU, measured before and after, and how fast the same threads are beside it in
+pools of their own, where they share no lock and no data: the machine's mood, and what CPUs take from
+each other anyway. Takes no locks.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import statistics
 from collections.abc import Callable, Sequence
 
+from coldmem.errors import EnvironmentFailure
 from coldmem.lab.arms import arm
 from coldmem.lab.result import Row, rounded
 from coldmem.lab.scale_bench import undisturbed, wanted_runs
@@ -62,6 +63,8 @@ def _pair(
                         live_objects=count * calibration.objects_per_core)
             got = run_alloc(what, stuff, count, load, compactor=workload == "compact")
             busy = min(count + (workload == "compact"), cores)
+            if got.ops == 0:
+                return 0.0, 0.0
             share = undisturbed(got.timing, min(count, cores))
             # Threads that sleep for a lock leave their CPU of their own will.
             if busy > 1 and not got.timing.disturbed and count > cores:
@@ -79,6 +82,9 @@ def _pair(
         return (speed, alone, line), min(first, second)
 
     runs, bad = wanted_runs(both, 1, tries)
+    if runs[0][0] <= 0:
+        raise EnvironmentFailure(f"{what.label}, {threads} threads: not one operation in a run: "
+                                 "make the runs longer (--seconds), or wait for a quieter machine")
     return runs[0], bad
 
 

@@ -82,13 +82,15 @@ def watched_take(c, a, w, slot):
 def watched_loop(c, a, w, thread, g):
     base: uint32_t = thread * a.span
     slot: uint32_t
-    while a32_load_acq(cython.address(g.stop)) == 0:
+    while True:  # at least once: what a run took is divided by its operations
         slot = base + cython.cast(uint32_t, next_random(cython.address(w.rng)) >> 8) % a.span
         if a.slots[slot].handle == 0:
             watched_put(c, a, w, slot)
         else:
             watched_take(c, a, w, slot)
         w.ops += 1
+        if a32_load_acq(cython.address(g.stop)) != 0:
+            break
     w.end_ns = now_ns()
 
 
@@ -207,7 +209,8 @@ class ScaleWork:
                         alloc_drop(a, cython.address(a.workers[thread]), slot)
 
     def run(self, thread, gate):
-        """The loop of `AllocWork.run`, with its phases shown, from the gate's opening to its closing."""
+        """The loop of `AllocWork.run`, with its phases shown, from the gate's opening to its closing,
+        one operation at least."""
         number: uint32_t = thread
         g: Gate = gate
         if number >= self.work.c.threads:

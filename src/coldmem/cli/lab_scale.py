@@ -74,8 +74,7 @@ def command(
     real = tuple(dict.fromkeys(base_arm(name).name for name in arms))
     populations = sorted({1, 2, *(threads if validating else ()), max(cores), *(
         n for n in (8, 32) if n <= max(cores))})
-    effort = Effort(seconds=seconds, repeats=repeats, watch_seconds=75 * seconds, objects=objects,
-                    populations=populations, arms=real)
+    effort = Effort.of(seconds, repeats, objects=objects, populations=populations, arms=real)
     with output.progress() as report:
         needed = only_calibrate or file is None or validating or memory
         if needed:

@@ -40,22 +40,31 @@ COMPACT_ROUNDS = 40
 COMPACT_PAUSE_S = 0.003
 COUNTED_OPS_MIN = 2000
 LOOKS_MIN = 2000
+TURNS_MIN = 1000
 SPINS = 40  # looks of linux/lock.py before it sleeps
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long and how often."""
+    """How long and how often; `of` keeps all in proportion."""
 
     seconds: float = 0.04  # of a run of one thread
     repeats: int = 7
     watch_seconds: float = 3.0
     turns: int = 40_000
-    tries: int = 40
+    tries: int = 42  # runs of which `repeats` should count
     objects: int = OBJECTS_PER_CORE
     populations: Sequence[int] = POPULATIONS
     arms: Sequence[str] = field(default_factory=lambda: tuple(ARMS))
+
+    @classmethod
+    def of(cls, seconds: float, repeats: int, **others: Any) -> Effort:
+        """Everything as long and as often as these are, beside the defaults."""
+        scale = seconds / cls.seconds
+        return cls(seconds, repeats, watch_seconds=scale * cls.watch_seconds,
+                   turns=max(TURNS_MIN, round(scale * cls.turns)),
+                   tries=max(2, repeats * cls.tries // cls.repeats), **others)
 
     def check(self) -> None:
         """Raise `UsageError` for what cannot be run."""

@@ -17,7 +17,7 @@ from coldmem.lab.arms import ARMS
 from coldmem.lab.result import Result, Row
 from coldmem.lab.scale_calibrate import Effort, calibrate
 from coldmem.lab.scale_model import LABELS, MODEL_ARMS, WORKLOADS, Calibration, base_arm
-from coldmem.lab.scale_validate import ERROR_GOAL, validate
+from coldmem.lab.scale_validate import ERROR_GOAL, TRIES_MAX, validate
 from coldmem.lab.workloads import SAMPLE_UNITS, material
 
 DEFAULT_FILE = Path("scale_calibration.json")
@@ -101,7 +101,8 @@ def command(
             for workload in workloads:
                 if workload in ("alloc", "compact"):
                     result.rows += validate(calibration, real, threads, stuff, repeats=repeats,
-                                            seconds=2 * seconds, ops=max(ops, 16), workload=workload,
+                                            seconds=2 * seconds, ops=max(ops, 16),
+                                            tries=min(TRIES_MAX, effort.tries), workload=workload,
                                             report=report)
     if as_json:
         output.print_json(result)

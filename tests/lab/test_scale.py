@@ -12,7 +12,7 @@ import pytest
 
 from coldmem.cli.main import run as cli_run
 from coldmem.errors import EnvironmentFailure, UsageError
-from coldmem.lab import scale, scale_kernel
+from coldmem.lab import scale, scale_bench, scale_kernel
 from coldmem.lab.arms import ARMS
 from coldmem.lab.gate import Gate
 from coldmem.lab.scale_calibrate import Effort, filled, share_row
@@ -175,3 +175,14 @@ def test_misuse(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             Calibration(less)
     with pytest.raises(UsageError, match="no arm"):
         scale.Plan(arms=("x",)).check()
+
+
+def test_runs_that_were_disturbed_are_repeated_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale_bench, "QUIET_PAUSE_S", 0.0)
+    shares = iter([0.5, 1.0, 0.9, 0.99, 0.2, 1.0])
+    assert scale_bench.wanted_runs(lambda: (s := next(shares), s), 3, 40) == ([1.0, 0.99, 1.0], 0)
+    shares = iter([0.5, 1.0, 0.9, *[0.1] * 40])
+    assert scale_bench.wanted_runs(lambda: (s := next(shares), s), 3, 40) == ([1.0, 0.9, 0.5], 2)
+    busy = iter([0.1 + 0.01 * i for i in range(40)])  # never quiet: the best of the few that were made
+    found, bad = scale_bench.wanted_runs(lambda: (s := next(busy), s), 3, 40)
+    assert found == pytest.approx([0.15, 0.14, 0.13]) and bad == 3

@@ -67,7 +67,7 @@ def command(
 ) -> None:
     """Throughput over cores of each way of locking, simulated from what this machine measures.
 
-    A calibration takes about a minute; on a machine that others use, longer.
+    A calibration takes about two minutes; on a machine that others use, longer.
     """
     if plot is not None:
         check_plot(plot)

@@ -19,7 +19,7 @@ from coldmem.lab.drive import Timing
 
 CPU_SHARE_MIN = 0.97
 QUIET_PAUSE_S = 0.1
-TRIES_LEAST = 6
+TRIES_LEAST = 10
 
 
 def cpus(n: int) -> list[int]:

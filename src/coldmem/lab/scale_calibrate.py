@@ -23,7 +23,7 @@ from coldmem.lab.drive import drive
 from coldmem.lab.gate import Gate
 from coldmem.lab.result import Result, Row, rounded
 from coldmem.lab.scale_bench import cpus, pinned, together, undisturbed, wanted_runs
-from coldmem.lab.scale_micro import Meeting
+from coldmem.lab.scale_primitives import figure, line_ns, primitives, with_line
 from coldmem.lab.scale_work import LOCK_NAMES, PHASE_NAMES, ScaleWork
 from coldmem.lab.workloads import UNIT_BYTES, Material
 from coldmem.zsmalloc import Pool, Pools
@@ -34,8 +34,6 @@ POPULATIONS = (1, 2, 8, 32, 256)
 WATCH_POPULATION = 2  # of the runs that are watched, and of those in turns
 CHURN = 4
 WATCH_PAUSE_NS = 4000
-ALONE_ROUNDS = 20_000
-LINE_DRIFT_MAX = 1.3
 COMPACT_ROUNDS = 40
 COMPACT_PAUSE_S = 0.003
 COUNTED_OPS_MIN = 2000
@@ -90,14 +88,12 @@ def calibrate(stuff: Material, effort: Effort, report: Report = lambda line: Non
         "seconds": effort.seconds, "churn_ops_per_slot": CHURN, "watch_seconds": effort.watch_seconds,
     })
     report("what a lock costs")
-    result.rows += primitives(effort)
+    result.rows += primitives(effort.repeats, effort.tries)
     lines = [line_ns()]
     result.rows.append(classes_row(stuff))
     result.rows += codec_rows(stuff, effort)
+    result.rows += arm_rows(stuff, effort, report)
     for name in effort.arms:
-        for population in effort.populations:
-            report(f"{arm(name).label}: one thread, objects of {population}")
-            result.rows.append(arm_row(arm(name), population, stuff, effort))
         report(f"{arm(name).label}: where the time goes")
         result.rows.append(share_row(arm(name), stuff, effort))
         report(f"{arm(name).label}: two threads in turns")
@@ -107,109 +103,12 @@ def calibrate(stuff: Material, effort: Effort, report: Report = lambda line: Non
         result.rows.append(compact_row(arm(name), stuff, effort))
         lines.append(line_ns())
     lines += [float(str(row["line_ns"])) for row in result.rows if row["kind"] == "turns"]
-    result.rows.append(_figure("line_ns", lines, "two threads on two CPUs pass a word to and fro with "
+    result.rows.append(figure("line_ns", lines, "two threads on two CPUs pass a word to and fro with "
                                "atomic adds: half a round trip; at several moments"))
     return result
 
 
-# -- locks, piece by piece -------------------------------------------------------------------------
-def _figure(
-    name: str, values: Sequence[float], how: str, disturbed: int = 0
-) -> Row:
-    return {
-        "kind": "primitive", "name": name, "ns": rounded(statistics.median(values)),
-        "ns_min": rounded(min(values)), "ns_max": rounded(max(values)), "runs": len(values),
-        "disturbed_runs": disturbed, "how": how,
-    }
-
-
-def line_ns(rounds: int = 10_000) -> float:
-    """Nanoseconds that a cache line takes from one CPU to the other, now: half a round trip.
-
-    A virtual machine's CPUs may be neighbours at one moment and far apart at the next, so this goes
-    with each measurement of two threads.
-    """
-    meeting = Meeting()
-    ran = together([partial(meeting.ping, i, rounds) for i in (0, 1)], cpus(2), meeting.stop)
-    return float(max(ran.results)) / (2 * rounds)
-
-
-def with_line(measure: Callable[[], tuple[Any, float]]) -> tuple[tuple[Any, float], float]:
-    """A run with the cost of a line around it; one during which that has changed does not count."""
-    before = line_ns()
-    result, share = measure()
-    after = line_ns()
-    steady = max(before, after) <= LINE_DRIFT_MAX * min(before, after)
-    return (result, (before + after) / 2), share if steady else 0.0
-
-
-def primitives(effort: Effort) -> list[Row]:
-    """A row for each piece of a lock."""
-    two = cpus(2)
-
-    def alone() -> tuple[tuple[float, ...], float]:
-        meeting = Meeting()
-        ran = together([lambda: meeting.alone(ALONE_ROUNDS)], two, meeting.stop)
-        return ran.results[0], ran.cpu_share
-
-    def hand_over() -> tuple[list[int], float]:
-        meeting = Meeting()
-        ran = together([partial(meeting.hand_over, i, 3000, 10, 10) for i in (0, 1)], two, meeting.stop)
-        gaps = ran.results[0] + ran.results[1]
-        return gaps, ran.cpu_share if len(gaps) > 100 else 0.0
-
-    def wake() -> tuple[tuple[float, float], float]:
-        meeting = Meeting()
-        ran = together([lambda: meeting.sleeper(300), lambda: meeting.waker(300)], two, meeting.stop)
-        return (statistics.median(ran.results[0]), statistics.median(ran.results[1])), 1.0
-
-    def yields(on: Sequence[int], n: int) -> Callable[[], tuple[float, float]]:
-        def run() -> tuple[float, float]:
-            meeting = Meeting()
-            ran = together([lambda: meeting.yields(3000)] * n, on, meeting.stop)
-            return max(ran.results) / (n * 3000), 1.0 if n > 1 else ran.cpu_share
-        return run
-
-    def turns() -> tuple[list[int], float]:
-        meeting = Meeting()
-        ran = together([lambda: meeting.gaps(200_000_000)] * 2, [two[0]] * 2, meeting.stop)
-        return ran.results[0] + ran.results[1], 1.0
-
-    n, tries = effort.repeats, effort.tries
-    found, bad = wanted_runs(alone, n, tries)
-    clock, add, pair_ns, look, park, wake_none = (list(column) for column in zip(*found, strict=True))
-    rows = [
-        _figure("clock_ns", clock, "one thread reads the clock in a loop", bad),
-        _figure("local_ns", add, "one thread adds atomically to one word in a loop", bad),
-        _figure("lock_ns", pair_ns, "one thread locks and unlocks one mutex in a loop", bad),
-        _figure("spin_step_ns", look, "one thread looks at a word and pauses, in a loop", bad),
-        _figure("park_ns", park, "a futex wait that finds another value, in a loop", bad),
-        _figure("wake_none_ns", wake_none, "a futex wake that finds nobody, in a loop", bad),
-    ]
-    over, bad = wanted_runs(lambda: with_line(hand_over), n, tries)
-    base = statistics.median(clock)
-    ratios = [(statistics.median(gaps) - base) / line for gaps, line in over if gaps]
-    rows.append(_figure("hand_over_lines", ratios or [1.0], "two threads on two CPUs take one mutex in "
-                        "turns: from a clock read before unlocking to one after locking, where the lock "
-                        "was held at the first try; less one clock read; in times of a line", bad))
-    wakes, _ = wanted_runs(wake, n, n)
-    rows += [
-        _figure("wake_latency_ns", [w[0] for w in wakes], "a thread that slept in a futex for 20 us: "
-                "from before the call that wakes it until it runs, its CPU idle"),
-        _figure("wake_ns", [w[1] for w in wakes], "the call that wakes it"),
-    ]
-    switch, _ = wanted_runs(yields([two[0]] * 2, 2), n, n)
-    still, bad = wanted_runs(yields(two, 1), n, tries)
-    alone_ns = statistics.median(still)
-    switches = [max(0.0, s - alone_ns) for s in switch]
-    rows.append(_figure("switch_ns", switches, "two threads on one CPU call "
-                        "sched_yield in turns, less the call of one thread alone", bad))
-    lengths = [gap for gaps_ns, _ in [turns() for _ in range(2)] for gap in gaps_ns] or [3_000_000]
-    rows.append(_figure("slice_ns", lengths, "two busy threads on one CPU look at the clock: how long "
-                        "each is away"))
-    return rows
-
-
+# -- what is worked on ------------------------------------------------------------------------------
 def classes_row(stuff: Material) -> Row:
     """Popularity of the size classes, of the compressed sizes of this machine's units."""
     geometry = SizeClasses(UNIT_BYTES)
@@ -229,8 +128,8 @@ def codec_rows(stuff: Material, effort: Effort) -> list[Row]:
     packs = [found["compress_ns"] / n for found in passes]
     unpacks = [found["decompress_ns"] / n for found in passes]
     return [
-        _figure("compress_ns", packs, "one thread compresses the units with lz4, one after the other"),
-        _figure("decompress_ns", unpacks, "the same units decompressed"),
+        figure("compress_ns", packs, "one thread compresses the units with lz4, one after the other"),
+        figure("decompress_ns", unpacks, "the same units decompressed"),
     ]
 
 
@@ -291,33 +190,54 @@ def apart_ns(
             one.close()
 
 
-def arm_row(what: Arm, population: int, stuff: Material, effort: Effort) -> Row:
-    """Time of an operation of one thread, memory used, and locks taken, at one population."""
+def arm_rows(stuff: Material, effort: Effort, report: Report) -> list[Row]:
+    """Time of an operation of one thread, memory used, and locks taken: each arm and population.
+
+    All of them once before any of them again: on a machine that is faster at some times than at others,
+    they differ by what they are and not by when they were looked at.
+    """
+    cases = [(name, population) for name in effort.arms for population in effort.populations]
+    rows: dict[tuple[str, int], Row] = {}
+    runs: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
+    disturbed: Counter[tuple[str, int]] = Counter()
+    for repeat in range(effort.repeats):
+        report(f"one thread, {repeat + 1} of {effort.repeats}")
+        for case in cases:
+            found, bad, rows[case] = one_run(arm(case[0]), case[1], stuff, effort)
+            runs[case].append(found)
+            disturbed[case] += bad
+    return [{
+        "kind": "arm", "name": name, "population": population,
+        "op_ns": rounded(statistics.median(runs[name, population])),
+        "op_ns_min": rounded(min(runs[name, population])),
+        "op_ns_max": rounded(max(runs[name, population])),
+        "runs": effort.repeats, "disturbed_runs": disturbed[name, population],
+        **rows[name, population],
+        "how": "one thread toggles random slots of its share, the shares of the others lying there; all "
+               "arms in turn",
+    } | acquisitions(arm(name), population, stuff, effort) for name, population in cases]
+
+
+def one_run(what: Arm, population: int, stuff: Material, effort: Effort) -> tuple[float, int, Row]:
+    """Time of an operation in a pool of its own, whether that is disturbed, and the memory used."""
     one = filled(what, population, stuff, effort.objects)
     cpu = cpus(1)[0]
     try:
         def measure() -> tuple[float, float]:
             gate, before = Gate(), one.work.totals()["ops"]
-            timing = drive(gate, [pinned(cpu, lambda: one.watched.run(0, gate))], [],
+            timing = drive(gate, [pinned(cpu, partial(one.watched.run, 0, gate))], [],
                            lambda: one.work.totals()["end_ns"], effort.seconds)
             ops = one.work.totals()["ops"] - before
             return timing.real_s * 1e9 / ops, undisturbed(timing, 1)
 
         measure()
-        runs, bad = wanted_runs(measure, effort.repeats, effort.tries)
+        found, bad = wanted_runs(measure, 1, max(1, effort.tries // effort.repeats))
         one.check()
         objects, stored, _ = one.work.verify()
-        used = one.pool.used_bytes
+        return found[0], bad, {"live_objects": objects, "stored_bytes": stored,
+                               "used_bytes": one.pool.used_bytes}
     finally:
         one.close()
-    row: Row = {
-        "kind": "arm", "name": what.name, "population": population,
-        "op_ns": rounded(statistics.median(runs)), "op_ns_min": rounded(min(runs)),
-        "op_ns_max": rounded(max(runs)), "runs": len(runs), "disturbed_runs": bad,
-        "live_objects": objects, "stored_bytes": stored, "used_bytes": used,
-        "how": "one thread toggles random slots of its share, the shares of the others lying there",
-    }
-    return row | acquisitions(what, population, stuff, effort)
 
 
 def acquisitions(what: Arm, population: int, stuff: Material, effort: Effort) -> Row:

@@ -107,9 +107,9 @@ def build(arm: str, classes: Sequence[float], assumed: Assumed, ops: int, seed: 
         costs={"grab_ns": line}, shapes=(1, 4), fifo=True, seed=seed,
     ).run(ops)
     locks: float = sum(ns for mode, ns in found["spent_ns"].items() if mode != "work")
-    free_work = sum(weight * sum(step[1] for step in steps)
+    free_work: float = sum(weight * sum(step[1] for step in steps)
                     for weight, steps in zip(asked.mix, programs, strict=True)) / weights
-    return free_work + locks / float(found["ops"])
+    return free_work + locks / int(found["ops"])
 
 
 def added(classes: Sequence[float], assumed: Assumed, ops: int) -> dict[str, float]:

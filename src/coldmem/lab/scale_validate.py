@@ -17,12 +17,14 @@ from coldmem.errors import EnvironmentFailure
 from coldmem.lab.arms import arm
 from coldmem.lab.result import Row, rounded
 from coldmem.lab.scale_bench import undisturbed, wanted_runs
-from coldmem.lab.scale_calibrate import apart_ns, with_line
+from coldmem.lab.scale_calibrate import apart_ns
 from coldmem.lab.scale_model import Calibration, Mix, mix_of, simulate
+from coldmem.lab.scale_primitives import with_line
 from coldmem.lab.workloads import Load, Material, run_alloc
 
 SECONDS = 0.08
 ERROR_GOAL = 0.10
+MOOD_DRIFT_MAX = 1.1  # before and after; else the run in between does not count
 TRIES_MAX = 25  # for one run that counts
 
 
@@ -73,14 +75,19 @@ def _pair(
             return got.mops_per_s, share
         return run
 
+    def apart() -> tuple[float, float]:
+        return apart_ns(what, min(threads, cores), threads, stuff, calibration.objects_per_core, seconds)
+
     def both() -> tuple[tuple[float, float, float], float]:
-        alone, first = apart_ns(what, min(threads, cores), threads, stuff,
-                                calibration.objects_per_core, seconds)
+        before, first = apart()
         if threads == 1:
-            speed, second = measure(1)()
-            return (speed, alone, 0.0), min(first, second)
-        (speed, line), second = with_line(lambda: measure(threads)())
-        return (speed, alone, line), min(first, second)
+            (speed, second), line = measure(1)(), 0.0
+        else:
+            (speed, line), second = with_line(measure(threads))
+        after, third = apart()
+        steady = max(before, after) <= MOOD_DRIFT_MAX * min(before, after)
+        share = min(first, second, third) if steady else 0.0
+        return (speed, (before + after) / 2, line), share
 
     runs, bad = wanted_runs(both, 1, tries)
     if runs[0][0] <= 0:

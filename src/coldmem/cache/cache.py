@@ -339,7 +339,7 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         )
 
     def evict(self, nbytes: int | str) -> int:
-        """Move about `nbytes` of the coldest values out of memory: to disk if there is one, else for good.
+        """Move about `nbytes` of the coldest values out of memory: to disk, without one for good.
 
         Returns
         -------

@@ -14,10 +14,12 @@ INDEX          where the live records are, as of a clean close; taken away at th
 =============  ==================================================================================
 """
 
-from __future__ import annotations
+from __future__ import contextlib
 
 import os
 import re
+
+import annotations
 
 from coldmem.cache.segment import Files, write_all
 from coldmem.errors import CorruptDataError, SwapFileError, UsageError
@@ -129,10 +131,8 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Remove the file `name` if it is there. Or OSError."""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self.path}/{name}")
-        except FileNotFoundError:
-            pass
 
     def sync(self) -> None:
         """What was made, renamed and removed so far is so after a power cut. Or OSError."""

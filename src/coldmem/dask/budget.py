@@ -13,7 +13,7 @@ from typing import Any
 
 import dask
 from dask.utils import parse_bytes
-from distributed.system import CPU_COUNT
+from dask.system import CPU_COUNT
 from distributed.worker_memory import parse_memory_limit
 
 logger = logging.getLogger("coldmem.dask")

@@ -192,7 +192,7 @@ class Store(MutableMapping[Hashable, Any]):
                 return -1
             if (size := tiers.demote_locked()) >= 0:
                 return size
-            if tiers.disk_wanted_bytes or not tiers.compressed_bytes or not self._has_disk():
+            if tiers.moving_bytes or tiers.disk_wanted_bytes or not tiers.compressed_bytes or not self._has_disk():
                 return -1
             tiers.disk_wanted_bytes = min(tiers.compressed_bytes, _DISK_STEP_BYTES)
             tiers.lock.notify()

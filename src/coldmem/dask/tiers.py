@@ -80,7 +80,7 @@ class Tiers:
         """Store a value; a copy of the one before, for the caller to delete."""
         with self.lock:
             old = self.drop(key) if key in self.entries else None
-            entry = self.entries[key] = self.raw[key] = Entry(key, value, size_bytes)
+            entry = self.entries[key] = self.raw[key] = Entry(key, value, max(1, size_bytes))
             self.raw_bytes += entry.size_bytes
             if self.over_locked():
                 self.lock.notify()

@@ -98,7 +98,7 @@ class HeldCache:
         return nbytes
 
     def stats(self) -> dict[str, int | float]:
-        used = sum(map(len, self.kept.values()))
+        used = max(0, sum(map(len, self.kept.values())) - sum(self.evicted))
         return {"memory_used_bytes": used, "stored_bytes": used, "original_bytes": used,
                 "disk_used_bytes": 0, "disk_entries": 0}
 

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 from coldmem.errors import MissingLibraryError
 
 if TYPE_CHECKING:
-    from coldmem.dask.plugin import WorkerPlugin, dask_setup, dask_teardown
+    from coldmem.dask.plugin import WorkerPlugin, dask_setup
     from coldmem.dask.store import Store
     from coldmem.dask.worker import Worker
 
-__all__ = ["Store", "Worker", "WorkerPlugin", "dask_setup", "dask_teardown"]
+__all__ = ["Store", "Worker", "WorkerPlugin", "dask_setup"]
 
-_HOME = {"Store": "store", "Worker": "worker", "WorkerPlugin": "plugin", "dask_setup": "plugin",
-         "dask_teardown": "plugin"}
+_HOME = {"Store": "store", "Worker": "worker", "WorkerPlugin": "plugin", "dask_setup": "plugin"}
 
 
 def __getattr__(name: str) -> Any:

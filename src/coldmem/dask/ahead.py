@@ -1,7 +1,8 @@
-"""Reading ahead: when a task begins, the inputs of those that come next are brought back.
+"""What a worker tells its store: which values the next tasks need, and when it ends.
 
 Owns: nothing but a plugin in a worker's list. Guarantees: what it asks for is bounded by the number of the
-worker's threads and by the store, which brings nothing back that has no room.
+worker's threads and by the store, which brings nothing back that has no room. The store ends when the
+worker does, before Dask removes its directory.
 Assumes: a worker's ready tasks run in the order of their priority. Locks: none: it runs in the event loop.
 """
 
@@ -10,16 +11,16 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from distributed import Worker
+from distributed import Status, Worker
 from distributed.diagnostics.plugin import WorkerPlugin as DaskPlugin
 
 from coldmem.dask.store import Store
 
-_NAME = "coldmem-read-ahead"
+_NAME = "coldmem-attached"
 
 
-class ReadAhead(DaskPlugin):
-    """Tells a store what the next tasks need."""
+class Attached(DaskPlugin):
+    """Connects a store with its worker."""
 
     def __init__(self, worker: Worker, store: Store) -> None:
         self._worker = weakref.ref(worker)
@@ -35,7 +36,13 @@ class ReadAhead(DaskPlugin):
         for task in list(worker.state.ready.peekn(worker.state.nthreads)):
             store.prefetch([dependency.key for dependency in task.dependencies])
 
+    def teardown(self, worker: Worker) -> None:
+        """Dask calls this when the worker ends, after its last work for others."""
+        store = self._store()
+        if store is not None and worker.status in (Status.closing, Status.closed, Status.failed):
+            store.close()
 
-def watch(worker: Worker, store: Store) -> None:
-    """Have `store` read ahead for `worker`."""
-    worker.plugins[_NAME] = ReadAhead(worker, store)
+
+def attach(worker: Worker, store: Store) -> None:
+    """Connect `store` with the worker that has it."""
+    worker.plugins[_NAME] = Attached(worker, store)

@@ -14,7 +14,7 @@ from typing import Any
 from distributed import Status, Worker
 from distributed.diagnostics.plugin import WorkerPlugin as DaskPlugin
 
-from coldmem.dask.ahead import watch
+from coldmem.dask.ahead import attach
 from coldmem.dask.store import Store
 
 logger = logging.getLogger("coldmem.dask")
@@ -45,10 +45,6 @@ class WorkerPlugin(DaskPlugin):
         """Exchange the store of `worker`; called by Dask."""
         await exchange(worker, **self.options)
 
-    def teardown(self, worker: Worker) -> None:
-        """Close the store if the worker ends; called by Dask."""
-        end(worker)
-
 
 async def exchange(worker: Worker, **options: Any) -> None:
     """Give `worker` a `Store` in place of what it has, with everything that is in that.
@@ -68,18 +64,11 @@ async def exchange(worker: Worker, **options: Any) -> None:
     worker.memory_manager.data = store
     worker.state.data = store
     store.take_over(former)
-    watch(worker, store)
+    attach(worker, store)
     while store.adopt_some(_STEP_S):
         await asyncio.sleep(0)
         if worker.status in (Status.closing, Status.closed, Status.failed):
             return
-
-
-def end(worker: Worker) -> None:
-    """Close the store of a worker that ends; a worker that goes on keeps it."""
-    store = worker.data
-    if isinstance(store, Store) and worker.status in (Status.closing, Status.closed, Status.failed):
-        store.close()
 
 
 async def dask_setup(worker: Any) -> None:
@@ -92,15 +81,3 @@ async def dask_setup(worker: Any) -> None:
     """
     if isinstance(worker, Worker):
         await exchange(worker)
-
-
-def dask_teardown(worker: Any) -> None:
-    """The end of `dask_setup`; called by Dask.
-
-    Parameters
-    ----------
-    worker : Worker
-        The same.
-    """
-    if isinstance(worker, Worker):
-        end(worker)

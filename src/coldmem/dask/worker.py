@@ -1,7 +1,7 @@
 """`Worker`: Dask's worker with a `Store` for its data.
 
-Owns: the store, which it closes when it ends. Guarantees: as `distributed.Worker`.
-Assumes: nothing. Locks: none.
+Owns: nothing; the plugin that `attach` adds ends the store with the worker.
+Guarantees: as `distributed.Worker`. Assumes: nothing. Locks: none.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from distributed import Worker as DaskWorker
 
-from coldmem.dask.ahead import watch
+from coldmem.dask.ahead import attach
 from coldmem.dask.store import Store
 
 
@@ -28,12 +28,4 @@ class Worker(DaskWorker):
     def __init__(self, *args: Any, data: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, data=Store if data is None else data, **kwargs)
         if isinstance(self.data, Store):
-            watch(self, self.data)
-
-    async def close(self, *args: Any, **kwargs: Any) -> str | None:  # type: ignore[override]
-        """As `distributed.Worker.close`; then the store ends too."""
-        data = self.data
-        done = await super().close(*args, **kwargs)
-        if isinstance(data, Store):
-            data.close()
-        return done
+            attach(self, self.data)

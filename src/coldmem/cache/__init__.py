@@ -1,0 +1,1 @@
+"""A mapping with a byte limit, whose values live compressed."""

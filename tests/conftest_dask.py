@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import dask_standin  # noqa: F401
 import pytest
 from distributed.utils import RateLimiterFilter
 

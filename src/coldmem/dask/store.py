@@ -36,6 +36,7 @@ _HOLD_S = 0.5
 _IN_FLIGHT_PART = 4
 _IN_FLIGHT_BYTES_MIN = 16 << 20
 _DISK_STEP_BYTES = 32 << 20
+_CACHE_BYTES_MIN = 1 << 20  # of memory, as `Cache` demands
 
 
 class Store(MutableMapping[Hashable, Any]):
@@ -348,7 +349,7 @@ def make_cache(budget: Budget, directory: Path | None, codec: str) -> CacheLike:
         if disk is None:
             room = os.statvfs(directory)
             disk = room.f_frsize * room.f_blocks
-    memory = budget.compressed_bytes_max(0.0)
+    memory = max(budget.compressed_bytes_max(0.0), _CACHE_BYTES_MIN)
     if memory == UNLIMITED:
         # Only `evict` moves values then; the whole limit is a bound that is never met.
         memory = budget.limit_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -99,7 +99,7 @@ class HeldCache:
     def stats(self) -> dict[str, int | float]:
         used = max(0, sum(map(len, self.kept.values())) - sum(self.evicted))
         return {"memory_used_bytes": used, "stored_bytes": used, "original_bytes": used,
-                "disk_used_bytes": 0, "disk_entries": 0}
+                "disk_used_bytes": 0, "disk_entries": 0, "ram_entries": len(self.kept)}
 
     def close(self) -> None:
         self.closed = True

@@ -210,6 +210,7 @@ class Mover:
         with self.tiers.lock:
             self.tiers.lock.notify_all()  # a put may wait for it
             self.tiers.compressed_bytes = int(stats["memory_used_bytes"])
+            self.tiers.compressed_entries = int(stats["ram_entries"])
             if stats["original_bytes"]:
                 stored = stats["stored_bytes"] + stats["disk_used_bytes"]
                 self.tiers.ratio = stored / stats["original_bytes"]

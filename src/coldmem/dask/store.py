@@ -99,7 +99,7 @@ class Store(MutableMapping[Hashable, Any]):
             tiers.lock.wait_for(
                 lambda: tiers.managed_bytes_locked() <= budget.hold_bytes or tiers.closed
                 or time.monotonic() < tiers.no_room_until_s
-                or not (tiers.raw or tiers.moving_bytes or tiers.compressed_bytes),
+                or not (tiers.raw or tiers.moving_bytes or tiers.compressed_entries),
                 _HOLD_S,
             )
         mover.count(("store-wait", "seconds", time.perf_counter() - began_s), ("store-wait", "count", 1))
@@ -163,7 +163,7 @@ class Store(MutableMapping[Hashable, Any]):
         with tiers.lock:
             if tiers.raw or tiers.moving_bytes or tiers.stuck:
                 return [e.key for e in tiers.entries.values() if e.value is not NOTHING]
-            return tiers.compressed_bytes > 0 and self._has_disk()
+            return tiers.compressed_entries > 0 and self._has_disk()
 
     def evict(self) -> int:
         """Move the oldest value out of raw memory; its size in bytes, at once.
@@ -193,7 +193,7 @@ class Store(MutableMapping[Hashable, Any]):
                 return -1
             if (size := tiers.demote_locked()) >= 0:
                 return size
-            if tiers.moving_bytes or tiers.disk_wanted_bytes or not tiers.compressed_bytes or not self._has_disk():
+            if tiers.moving_bytes or tiers.disk_wanted_bytes or not tiers.compressed_entries or not self._has_disk():
                 return -1
             tiers.disk_wanted_bytes = min(tiers.compressed_bytes, _DISK_STEP_BYTES)
             tiers.lock.notify()

@@ -69,6 +69,7 @@ class Tiers:
         self.moving_bytes = 0
         self.cold_bytes = 0  # sizes of the values, not of their copies
         self.compressed_bytes = 0  # in RAM, as the cache counts them
+        self.compressed_entries = 0
         self.ratio = 1.0 / 2  # compressed size by original; a guess until the first is known
         self.disk_wanted_bytes = 0
         self.no_room_until_s = 0.0  # no copies are made until then: the last found no room
@@ -247,7 +248,7 @@ class Tiers:
     def compressed_excess_locked(self) -> int:
         """Bytes of compressed values in RAM that should be on disk."""
         asked, self.disk_wanted_bytes = self.disk_wanted_bytes, 0
-        if self.budget is None or self.budget.disk_bytes_max == 0:
+        if self.budget is None or self.budget.disk_bytes_max == 0 or not self.compressed_entries:
             return 0
         return max(asked, self.compressed_bytes - self.budget.compressed_bytes_max(self.ratio))
 

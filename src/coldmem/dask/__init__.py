@@ -15,11 +15,11 @@ from coldmem.errors import MissingLibraryError
 if TYPE_CHECKING:
     from coldmem.dask.plugin import WorkerPlugin, dask_setup
     from coldmem.dask.store import Store
-    from coldmem.dask.worker import Worker
+    from coldmem.dask.worker import Nanny, Worker
 
-__all__ = ["Store", "Worker", "WorkerPlugin", "dask_setup"]
+__all__ = ["Nanny", "Store", "Worker", "WorkerPlugin", "dask_setup"]
 
-_HOME = {"Store": "store", "Worker": "worker", "WorkerPlugin": "plugin", "dask_setup": "plugin"}
+_HOME = {"Nanny": "worker", "Store": "store", "Worker": "worker", "WorkerPlugin": "plugin", "dask_setup": "plugin"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,12 +9,13 @@ Assumes: a worker's ready tasks run in the order of their priority. Locks: none:
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed import Status, Worker
 from distributed.diagnostics.plugin import WorkerPlugin as DaskPlugin
 
-from coldmem.dask.store import Store
+if TYPE_CHECKING:
+    from coldmem.dask.store import Store
 
 _NAME = "coldmem-attached"
 
@@ -44,5 +45,5 @@ class Attached(DaskPlugin):
 
 
 def attach(worker: Worker, store: Store) -> None:
-    """Connect `store` with the worker that has it."""
+    """Connect `store` with the worker that has it; in the worker's event loop."""
     worker.plugins[_NAME] = Attached(worker, store)

@@ -14,7 +14,6 @@ from typing import Any
 from distributed import Status, Worker
 from distributed.diagnostics.plugin import WorkerPlugin as DaskPlugin
 
-from coldmem.dask.ahead import attach
 from coldmem.dask.store import Store
 
 logger = logging.getLogger("coldmem.dask")
@@ -64,7 +63,6 @@ async def exchange(worker: Worker, **options: Any) -> None:
     worker.memory_manager.data = store
     worker.state.data = store
     store.take_over(former)
-    attach(worker, store)
     while store.adopt_some(_STEP_S):
         await asyncio.sleep(0)
         if worker.status in (Status.closing, Status.closed, Status.failed):

@@ -23,6 +23,7 @@ from distributed.sizeof import safe_sizeof
 from distributed.spill import SpilledSize
 from distributed.worker import Worker
 
+from coldmem.dask.ahead import attach
 from coldmem.dask.budget import UNLIMITED, Budget
 from coldmem.dask.mover import CacheLike, Mover
 from coldmem.dask.tiers import NOTHING, Tiers
@@ -283,6 +284,8 @@ class Store(MutableMapping[Hashable, Any]):
                 # The threads know nothing of the store; when it is collected, or Python ends, they end.
                 weakref.finalize(self, self._mover.close)
         self._mover.start()
+        if worker is not None:
+            attach(worker, self)
 
     def take_over(self, former: MutableMapping[Hashable, Any]) -> None:
         """Answer for the keys of `former` too. They move here when they are asked for, or by `adopt_some`.

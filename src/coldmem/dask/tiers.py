@@ -160,6 +160,7 @@ class Tiers:
         self._leave_locked(entry)
         if entry.copy is not None:
             self._cool_locked(entry)
+            self.lock.notify_all()  # a put may wait for it
         else:
             entry.state = MOVING
             self.moving_bytes += entry.size_bytes

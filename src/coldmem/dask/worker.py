@@ -1,31 +1,45 @@
-"""`Worker`: Dask's worker with a `Store` for its data.
+"""`Worker` and `Nanny`: Dask's own, with a `Store` for the data.
 
-Owns: nothing; the plugin that `attach` adds ends the store with the worker.
-Guarantees: as `distributed.Worker`. Assumes: nothing. Locks: none.
+Owns: nothing; the store finds its worker and ends with it.
+Guarantees: as `distributed.Worker` and `distributed.Nanny`. Assumes: nothing. Locks: none.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from distributed import Nanny as DaskNanny
 from distributed import Worker as DaskWorker
 
-from coldmem.dask.ahead import attach
 from coldmem.dask.store import Store
 
 
 class Worker(DaskWorker):
     """A `distributed.Worker` that compresses before it writes to disk.
 
-    For ``dask worker --worker-class coldmem.dask.Worker`` and ``LocalCluster(worker_class=Worker)``.
+    For ``dask worker --worker-class coldmem.dask.Worker``, which puts it into a process of its own under a
+    nanny, and for clusters whose workers are threads of this process.
 
     Parameters
     ----------
     *args, **kwargs
-        As for `distributed.Worker`. With a ``data=`` of your own that is taken instead.
+        As for `distributed.Worker`. A ``data=`` of your own is taken instead of the store.
     """
 
     def __init__(self, *args: Any, data: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, data=Store if data is None else data, **kwargs)
-        if isinstance(self.data, Store):
-            attach(self, self.data)
+
+
+class Nanny(DaskNanny):
+    """A `distributed.Nanny` whose worker is a `Worker`, for ``LocalCluster(worker_class=Nanny)``.
+
+    LocalCluster takes a worker class that is not a nanny to mean workers in its own process.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for `distributed.Nanny`.
+    """
+
+    def __init__(self, *args: Any, worker_class: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, worker_class=worker_class or Worker, **kwargs)

@@ -82,15 +82,14 @@ def test_jobs_larger_than_the_workers_memory_are_right(tmp_path: Path) -> None:
         pd.testing.assert_series_equal(joined.groupby("name")["x"].sum().compute().sort_index(), right,
                                        check_index_type=False)
 
-        made = da.from_array(np.arange(4_000_000.0).reshape(2000, 2000) % 1009, chunks=(2000, 100))
+        made = da.from_array(np.arange(4_000_000.0).reshape(2000, 2000) % 1009, chunks=(2000, 400))
         held = made.persist()
-        again = held.rechunk((100, 2000)).persist()
+        again = held.rechunk((400, 2000)).persist()
         wait([held, again])
-        product = (again @ held).sum().compute()
+        product = (again[:100] @ held).sum().compute()
         plain = np.arange(4_000_000.0).reshape(2000, 2000) % 1009
-        assert product == pytest.approx((plain @ plain).sum(), rel=1e-12)
+        assert product == pytest.approx((plain[:100] @ plain).sum(), rel=1e-12)
         figures = stores(client)
-        print(figures)
         assert sum(f["compress-count"] for f in figures) > 20
         assert sum(f["cold_bytes"] for f in figures) > 20 * MIB
         assert all(f["target_bytes"] == int(40 * MIB * 0.6) for f in figures)
@@ -203,8 +202,8 @@ def double(x: Any) -> Any:
 
 def test_processes_restart_and_go_on(tmp_path: Path) -> None:
     """Workers with a nanny: a killed one is replaced and its results are made again; a restart."""
-    with cluster(tmp_path, processes=True, memory_limit="350MB", threads_per_worker=1) as client:
-        values = client.map(lambda i: np.arange(i, i + MIB // 2), range(130))  # 520 MiB
+    with cluster(tmp_path, processes=True, n_workers=1, memory_limit="320MB") as client:
+        values = client.map(lambda i: np.arange(i, i + MIB // 2), range(60))  # 240 MiB
         wait(values)
         figures = stores(client)
         assert sum(f["compress-count"] for f in figures) > 10
@@ -212,9 +211,9 @@ def test_processes_restart_and_go_on(tmp_path: Path) -> None:
         pid = next(iter(client.run(os.getpid).values()))
         os.kill(pid, signal.SIGKILL)
         sums = client.map(lambda a: int(a[0]), client.map(double, values))
-        assert client.gather(sums) == [2 * i for i in range(130)]
+        assert client.gather(sums) == [2 * i for i in range(60)]
         client.restart(timeout=30)
-        assert len(stores(client)) == 2
+        assert len(stores(client)) == 1
         assert client.submit(double, 21).result() == 42
 
 

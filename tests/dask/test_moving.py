@@ -210,6 +210,24 @@ def test_a_put_waits_a_while_for_the_threads(
     assert store.cumulative_metrics["store-wait", "seconds"] < 15
 
 
+def test_a_put_that_waits_goes_on_when_values_go_for_nothing(
+    make_store: Make, held: HeldCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those with a copy are dropped without any work, and the one who waits must hear of it."""
+    monkeypatch.setattr("coldmem.dask.store._HOLD_S", 20.0)
+    monkeypatch.setattr(HeldCache, "stats", lambda self: {
+        "memory_used_bytes": 0, "stored_bytes": 0, "original_bytes": 0, "disk_used_bytes": 0, "ram_entries": 0})
+    held.go.set()
+    store = make_store(memory_limit=10 * MIB)
+    for i in range(5):
+        store[i] = np.zeros(MIB // 8)
+    push_out(store)
+    for i in range(5):
+        store[i]
+    store["large"] = np.zeros(MIB // 2)
+    assert store.cumulative_metrics["store-wait", "seconds"] < 15
+
+
 def test_a_large_compressed_part_goes_to_disk(make_store: Make, held: HeldCache) -> None:
     """What does not shrink (the held cache stores as it is) may take a twentieth of the target."""
     held.go.set()

@@ -1,4 +1,6 @@
-"""The account of all memory of a cache that is not the pool's: entries, index, bodies, contexts, hot copies.
+"""The account of all memory of a cache that is not the pool's.
+
+That is entries, index, bodies, contexts and hot copies.
 
 Guarantees: `charge` refuses what would bring pool and account together above the limit; the limit of
 the pool is what the account leaves.

@@ -1,19 +1,16 @@
 """`Cache`: a mapping with a byte limit, as a Python program sees it.
 
 Owns: the engine (its base class), the disk tier, what is learnt about small values, and loads in flight.
-Guarantees: the memory that a cache counts is all that it uses: pool, index, keys, tables, scratch memory.
+Guarantees: the memory that a cache counts is all that it uses: pool, index, keys, tables, scratch.
 Assumes: nothing of the program; after a fork the child finds the cache closed.
-Locks: `_lock` for training and closing; a policy of one's own is called under `_policy_lock`. Neither is
-held while a value is stored or read.
+Locks: those of the engine, the tier, and of a policy of one's own.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import (
-    Awaitable,
     Callable,
     Hashable,
     Iterable,
@@ -22,20 +19,19 @@ from collections.abc import (
     MutableMapping,
 )
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 from coldmem.cache.core import MISSING
 from coldmem.cache.flight import Flight
-from coldmem.cache.learn import Learner, dictionary_bytes_for
-from coldmem.cache.memoize import Memoized, memoize
-from coldmem.cache.policy import Policy
+from coldmem.cache.loading import Loading
+from coldmem.cache.policy import LockedPolicy, Policy
+from coldmem.cache.recall import Recall
 from coldmem.cache.serialize import KIND_BYTES, Serializer, check_serializer, dump, load
-from coldmem.cache.spill import Spill
 from coldmem.cache.tier import Tier
-from coldmem.codecs import Codec, get_codec
+from coldmem.cache.value_codecs import ValueCodecs
+from coldmem.codecs import Codec
 from coldmem.codecs.registry import CodecLike
-from coldmem.codecs.zstd_dict import ZstdDictCodec
-from coldmem.errors import MemoryLimitError, MissingLibraryError, UsageError
+from coldmem.errors import MemoryLimitError, UsageError
 from coldmem.linux.cgroup import memory_limit
 from coldmem.units import format_bytes, parse_bytes
 
@@ -45,13 +41,12 @@ _MEMORY_LEAST = 1 << 20
 _SHARD_BYTES = 16 << 20
 _SHARDS_MOST = 16
 _HOT_SHARE = 0.1
-_DICTIONARIES_MOST = 8
-_SAMPLE_OFTEN, _SAMPLE_SELDOM = 8, 64
 _DISK_DEFAULT = "64GiB"
+_POLICY_CALLS = ("added", "hit", "removed", "victim")
 _caches: weakref.WeakSet[Cache] = weakref.WeakSet()
 
 
-class Cache(Spill, MutableMapping[Any, Any]):
+class Cache(Recall, Loading, MutableMapping[Any, Any]):
     """A mapping whose values live compressed in memory, the coldest on disk if there is one.
 
     Values that are bytes come back as bytes (bytearray and memoryview, too); anything else goes through
@@ -123,10 +118,15 @@ class Cache(Spill, MutableMapping[Any, Any]):
             raise UsageError("give path= (persistent) or directory= (it ends with the cache), not both")
         if on_evict is not None and not callable(on_evict):
             raise UsageError("on_evict= must be callable: it gets a key and a reason")
+        if ttl is not None and not (isinstance(ttl, int | float) and ttl > 0):
+            raise UsageError(f"ttl={ttl!r}: give seconds, more than 0, or None for no end")
         own = None if isinstance(policy, str) else policy
         name = policy if isinstance(policy, str) else "external"
         if own is None and policy not in ("s3fifo", "lru"):
             raise UsageError(f"policy={policy!r}: choose 's3fifo' or 'lru', or give a Policy")
+        if own is not None and not all(callable(getattr(own, name, None)) for name in _POLICY_CALLS):
+            raise UsageError(f"policy={policy!r}: choose 's3fifo' or 'lru', or give an object with "
+                             f"{', '.join(_POLICY_CALLS)}")
         if own is not None and (path, directory, disk_max) != (None, None, None):
             raise UsageError("a policy of your own cannot choose for the disk tier yet: use 's3fifo' or "
                              "'lru' with a disk")
@@ -136,12 +136,7 @@ class Cache(Spill, MutableMapping[Any, Any]):
         self._ttl = ttl
         self._serializer = check_serializer(serializer)
         self._on_evict = on_evict
-        self._lock = threading.RLock()
-        self._policy_lock = threading.RLock()
         self._flight = Flight()
-        self._training: threading.Thread | None = None
-        self._dictionaries: list[int] = []
-        self._learner: Learner | None = None
         self._tier: Tier | None = None
         self._pid = os.getpid()
         shards = 1
@@ -151,10 +146,10 @@ class Cache(Spill, MutableMapping[Any, Any]):
         self._start(memory, name, shards,
                     _HOT_SHARE if own is None else 0.0)
         if own is not None:
-            self._set_chooser(_Locked(own, self._policy_lock))
+            self._set_chooser(LockedPolicy(own))
         try:
             self._open_tier(path, directory, disk)
-            self._choose_codecs(codec)
+            self._codecs = ValueCodecs(self, self._tier, codec)
         except BaseException:
             self._shut()
             raise
@@ -173,36 +168,7 @@ class Cache(Spill, MutableMapping[Any, Any]):
             disk = parse_bytes(_DISK_DEFAULT)
         self._tier = Tier(self, path or directory, disk, path is not None)
 
-    def _choose_codecs(self, codec: str | Codec | CodecLike) -> None:
-        tier = self._tier
-        known = tier.recover() if tier is not None and tier.persistent else {}
-        large = get_codec(codec)
-        small = large
-        if codec == "auto":
-            try:
-                small = get_codec("zstd")
-                self._learner = Learner(dictionary_bytes=dictionary_bytes_for(self.memory_max))
-            except MissingLibraryError:
-                small = get_codec("lz4")
-        self.large_codec = self._number_of(large, known)
-        self.small_codec = self._number_of(small, known) if small is not large else self.large_codec
-        self.small_max = 4096
-        if self._learner is not None:
-            self.small_max = max(self._learner.value_bytes_max, 4096)
-            self.sample_period = _SAMPLE_OFTEN
-
-    def _number_of(self, codec: Codec, known: dict[int, Codec]) -> int:
-        for number, there in known.items():
-            if there.name == codec.name and type(there) is type(codec):
-                return number
-        given = self._add_codec(codec)
-        if given is None:
-            raise UsageError("this persistent cache has used all numbers for codecs: start a new folder")
-        if self._tier is not None:
-            self._tier.save_codec(given, codec)
-        return given
-
-    # -- the mapping -----------------------------------------------------------------------------------
+    # -- the mapping ---------------------------------------------------------------------------------
     def __setitem__(self, key: Any, value: Any) -> None:
         self.set(key, value)
 
@@ -252,7 +218,10 @@ class Cache(Spill, MutableMapping[Any, Any]):
         return True
 
     def __iter__(self) -> Iterator[Any]:
-        """Keys, in no particular order. Changes meanwhile do no harm: what is there all the time is seen once."""
+        """Keys, in no particular order.
+
+        Changes meanwhile do no harm: what is there all the time is seen once.
+        """
         for shard in range(self._shards()):
             at = 1
             while at:
@@ -307,10 +276,9 @@ class Cache(Spill, MutableMapping[Any, Any]):
         tier = self._tier
         if tier is not None:
             tier.clear()
-            for number in {self.large_codec, self.small_codec}:
-                tier.save_codec(number, self._codec_at(number))
+            self._codecs.save()
 
-    # -- many --------------------------------------------------------------------------------------------
+    # -- many ----------------------------------------------------------------------------------------
     def get_many(self, keys: Iterable[Any]) -> dict[Any, Any]:
         """The values of those `keys` that are there."""
         get = self.get
@@ -318,7 +286,15 @@ class Cache(Spill, MutableMapping[Any, Any]):
 
     def set_many(self, pairs: Mapping[Any, Any] | Iterable[tuple[Any, Any]], *,
                  ttl: float | None = None) -> None:
-        """Store many: a mapping, or pairs of key and value. An error leaves what came before it stored."""
+        """Store many; an error leaves what came before it stored.
+
+        Parameters
+        ----------
+        pairs : mapping, or iterable of pairs
+            Keys and values.
+        ttl : float, optional
+            Seconds that they live.
+        """
         rows = pairs.items() if isinstance(pairs, Mapping) else pairs
         for key, value in rows:
             self.set(key, value, ttl=ttl)
@@ -327,57 +303,7 @@ class Cache(Spill, MutableMapping[Any, Any]):
         """Remove those `keys` that are there: how many."""
         return sum(self._delete(key) for key in keys)
 
-    # -- loading -----------------------------------------------------------------------------------------
-    def get_or_load(self, key: Any, loader: Callable[[], V], *, ttl: float | None = None) -> V:
-        """The value of `key`; if there is none, what `loader` returns, which is stored.
-
-        However many threads ask at once, one of them calls its loader, and the others get its result.
-
-        Raises
-        ------
-        Exception
-            What the loader raised; nothing is stored then.
-        """
-        value = self.get(key, MISSING)
-        if value is not MISSING:
-            return cast(V, value)
-
-        def load_once() -> V:
-            found = self.get(key, MISSING)  # somebody may have been quicker
-            if found is not MISSING:
-                return cast(V, found)
-            made = loader()
-            self.set(key, made, ttl=ttl)
-            return made
-
-        return self._flight.do(key, load_once)
-
-    async def get_or_load_async(self, key: Any, loader: Callable[[], Awaitable[V]], *,
-                                ttl: float | None = None) -> V:
-        """The same for a loader that is a coroutine function."""
-        value = self.get(key, MISSING)
-        if value is not MISSING:
-            return cast(V, value)
-
-        async def load_once() -> V:
-            found = self.get(key, MISSING)
-            if found is not MISSING:
-                return cast(V, found)
-            made = await loader()
-            self.set(key, made, ttl=ttl)
-            return made
-
-        return await self._flight.do_async(key, load_once)
-
-    def memoize(self, *, ttl: float | None = None, typed: bool = False,
-                key: Callable[..., Hashable] | None = None) -> Callable[[Callable[..., Any]], Memoized[..., Any]]:
-        """A decorator that keeps the results of a function, or of an ``async def`` function, here.
-
-        See `coldmem.cache.memoize.memoize`.
-        """
-        return memoize(self, ttl=ttl, typed=typed, key=key)
-
-    # -- room --------------------------------------------------------------------------------------------
+    # -- room ----------------------------------------------------------------------------------------
     def _make_room(self, need: int) -> None:
         """The engine found no room, and may not evict by itself."""
         if self._tier is not None:
@@ -398,8 +324,8 @@ class Cache(Spill, MutableMapping[Any, Any]):
             if self._used() < before or self._compact():
                 return
         raise MemoryLimitError(
-            f"no room for {need} bytes within memory_max={format_bytes(self.memory_max)}: raise memory_max, "
-            "delete something, or give the cache a disk tier (disk_max=)"
+            f"no room for {need} bytes within memory_max={format_bytes(self.memory_max)}: raise "
+            "memory_max, delete something, or give the cache a disk tier (disk_max=)"
         )
 
     def evict(self, nbytes: int | str) -> int:
@@ -443,51 +369,11 @@ class Cache(Spill, MutableMapping[Any, Any]):
         if self._on_evict is not None:
             self._on_evict(key, reason)
 
-    # -- learning ----------------------------------------------------------------------------------------
     def _learn(self, value: bytes, original: int, stored: int) -> None:
         """The engine hears of a small value now and then."""
-        learner = self._learner
-        if learner is None:
-            return
-        drifted = learner.observe(original, stored)
-        if (learner.sample(value) or drifted) and self._training is None:
-            with self._lock:
-                if self._training is None and not self.closed:
-                    self._training = threading.Thread(
-                        target=self._train, name="coldmem-dictionary", daemon=True)
-                    self._training.start()
+        self._codecs.learn(value, original, stored)
 
-    def _train(self) -> None:
-        try:
-            assert self._learner is not None
-            if len(self._live_dictionaries()) >= _DICTIONARIES_MOST:
-                return
-            made = self._learner.train(self._codec_at(self.small_codec))
-            if made is None:
-                return
-            number = self._add_codec(made)
-            if number is None:
-                return
-            self._charge(made.dictionary_bytes)
-            if self._tier is not None:
-                self._tier.save_codec(number, made)
-            self._dictionaries.append(number)
-            self.small_codec = number
-            self.sample_period = _SAMPLE_SELDOM
-        finally:
-            self._training = None
-
-    def _live_dictionaries(self) -> list[int]:
-        for number in list(self._dictionaries):
-            codec = self._codec_at(number)
-            keep = self._tier is not None and self._tier.persistent  # its number is on disk
-            assert isinstance(codec, ZstdDictCodec)
-            if not keep and not self._codec_users(number) and self._retire_codec(number):
-                self._charge(-codec.dictionary_bytes)
-                self._dictionaries.remove(number)
-        return self._dictionaries
-
-    # -- the rest ----------------------------------------------------------------------------------------
+    # -- the rest ------------------------------------------------------------------------------------
     def stats(self) -> dict[str, int]:
         """Counters and sizes: a dict of plain numbers.
 
@@ -509,7 +395,7 @@ class Cache(Spill, MutableMapping[Any, Any]):
         else:
             numbers |= dict.fromkeys(("disk_used_bytes", "disk_max_bytes", "writebacks", "written_bytes",
                                       "disk_reads", "read_bytes", "refused", "corrupt"), 0)
-        numbers["dictionaries"] = len(self._dictionaries)
+        numbers["dictionaries"] = self._codecs.dictionaries
         return numbers
 
     def flush(self) -> None:
@@ -534,10 +420,9 @@ class Cache(Spill, MutableMapping[Any, Any]):
             self._shut()
 
     def _shut(self) -> None:
-        with self._lock:
-            training = self._training
-        if training is not None and training is not threading.current_thread():
-            training.join()
+        codecs = getattr(self, "_codecs", None)
+        if codecs is not None:
+            codecs.stop()
         tier, self._tier = self._tier, None
         self._set_flags(False, False, False, False)
         self._close_engine()
@@ -563,35 +448,11 @@ class Cache(Spill, MutableMapping[Any, Any]):
         if self.closed:
             return "<Cache, closed>"
         numbers = self._engine_stats()
-        return (f"<Cache of {numbers['entries']} entries, {format_bytes(numbers['memory_used_bytes'])} of "
-                f"{format_bytes(self.memory_max)}>")
+        used = format_bytes(numbers["memory_used_bytes"])
+        return f"<Cache of {numbers['entries']} entries, {used} of {format_bytes(self.memory_max)}>"
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__
-
-
-class _Locked:
-    """A policy of the user's, called by one thread at a time."""
-
-    def __init__(self, policy: Policy, lock: Any) -> None:
-        self.policy = policy
-        self.lock = lock
-
-    def added(self, key: Hashable, nbytes: int) -> None:
-        with self.lock:
-            self.policy.added(key, nbytes)
-
-    def hit(self, key: Hashable) -> None:
-        with self.lock:
-            self.policy.hit(key)
-
-    def removed(self, key: Hashable) -> None:
-        with self.lock:
-            self.policy.removed(key)
-
-    def victim(self) -> Hashable:
-        with self.lock:
-            return self.policy.victim()
 
 
 def _after_fork_in_child() -> None:

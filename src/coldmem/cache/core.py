@@ -66,8 +66,7 @@ HANDLE_BYTES = cython.declare(uint64_t, 16)
 OTHER_BYTES = cython.declare(uint64_t, 300)  # two dicts' entries, a number, and about a key
 HOT_PERIOD = cython.declare(uint64_t, 3)  # a fourth of the hits that could become hot copies do
 LENGTH_MAX = cython.declare(uint64_t, 0xFFFF0000)
-SAMPLE_PERIOD = cython.declare(uint32_t, 8)
-TICKS_PER_SECOND = 100
+DAMAGED = "a value in memory does not decompress: delete the key, and set it anew"
 MISSING = object()
 _INT64 = range(-(1 << 63), 1 << 63)
 
@@ -171,14 +170,16 @@ class Core:
         s: ShardP = shard_of(c, k.hash)
         i: uint32_t
         e: EntryP
-        where: tuple
+        segment: uint32_t
+        offset: uint32_t
+        nbytes: uint32_t
         while True:
             mutex_lock(cython.address(s.lock))
             i = table_find(c, s, k)
             if i:
                 e = entry_at(s, i)
                 if e.expires and e.expires <= now_tick(c):
-                    queue_drop(s, i)
+                    queue_drop(c, s, i)
                     s.expirations += 1
                     entry_forget(c, s, i, EV_EXPIRED)
                     i = 0
@@ -197,9 +198,11 @@ class Core:
             if e.state == E_LARGE:
                 return self._large(s, i)
             s.hits_disk += 1
-            where = (e.segment, e.offset, e.disk_bytes)
-            mutex_unlock(cython.address(s.lock))
-            value = self._from_disk(key, where)
+            segment = e.segment
+            offset = e.offset
+            nbytes = e.disk_bytes
+            mutex_unlock(cython.address(s.lock))  # no tuple before: see spill.py
+            value = self._from_disk(key, (segment, offset, nbytes))
             if value is not MISSING:
                 return value
 
@@ -261,7 +264,7 @@ class Core:
                     mutex_unlock(cython.address(s.lock))
         context_put(c, w)
         if bad:
-            raise CorruptDataError("a value in memory does not decompress; delete the key and set it anew")
+            raise CorruptDataError(DAMAGED)
         return data if kind == 0 else self._finish(kind, data)
 
     def _large(self, s, i):
@@ -306,7 +309,7 @@ class Core:
                     hot_put(c, s, i, out, cython.cast(uint32_t, b.length))
             mutex_unlock(cython.address(s.lock))
         if bad:
-            raise CorruptDataError("a value in memory does not decompress; delete the key and set it anew")
+            raise CorruptDataError(DAMAGED)
         return data if kind == 0 else self._finish(kind, data)
 
     def _finish(self, kind, data):

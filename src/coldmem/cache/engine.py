@@ -1,4 +1,5 @@
-"""`Engine`: a cache's engine made and closed; its codecs, walks over its keys, what has gone, statistics.
+"""`Engine`: a cache's engine made and closed; its codecs, walks over its keys, what has gone,
+statistics.
 
 Locks: as core.py.
 """
@@ -6,11 +7,14 @@ Locks: as core.py.
 import cython
 from cython.cimports.coldmem.cache.account import charge, uncharge, used_bytes
 from cython.cimports.coldmem.cache.body import (
+    context_get,
+    context_put,
     contexts_destroy,
     hot_destroy,
 )
 from cython.cimports.coldmem.cache.check import cache_check
 from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_number, key_object
+from cython.cimports.coldmem.cache.reencode import reencode_some
 from cython.cimports.coldmem.cache.room import (
     clear_shard,
     expire_some,
@@ -147,7 +151,7 @@ class Engine(Writer):
         self._open()
 
     def _abandon(self):
-        """In a forked child, where nobody will release the locks that others hold: closed from now on."""
+        """In a forked child, where nobody releases locks that others hold: closed from now on."""
         self.closed = True
 
     def _set_flags(self, have_disk, lossless, keep_places, want_events):
@@ -217,6 +221,24 @@ class Engine(Writer):
         mutex_unlock(cython.address(c.contexts_lock))
         return self.codecs[n] is None
 
+    def _reencode(self, shard, start, number):
+        """A step of a pass that gives small values the codec of this number: the next start, or 0."""
+        at: uint32_t = start
+        n: uint32_t = shard
+        to: uint32_t = number
+        changed: uint64_t = 0
+        w: ContextP
+        self._open()
+        with cython.nogil:
+            w = context_get(self.c)
+            if w != cython.NULL:
+                at = reencode_some(self.c, self.c.shards + n, max(at, 1), to, self.small_max, w,
+                                   cython.address(changed))
+                context_put(self.c, w)
+            else:
+                at = 0
+        return at
+
     def _codec_users(self, number):
         """Entries that need the codec of this number."""
         n: uint32_t = number
@@ -227,7 +249,7 @@ class Engine(Writer):
         return self.c.shards_mask + 1
 
     def _scan(self, shard, start):
-        """Keys of entries start, start+1, ... of a shard, some hundred at most: (next start or 0, keys)."""
+        """Keys of some hundred entries of a shard from `start` on: (next start or 0, keys)."""
         n: uint32_t = shard
         i: uint32_t = start
         c: CacheP = self.c
@@ -388,19 +410,21 @@ class Engine(Writer):
         c: CacheP = self.c
         i: uint32_t
         s: ShardP
+        now: Shard
         total = dict.fromkeys(COUNTERS, 0)
         hot = original = stored = disk = on_disk = 0
         for i in range(c.shards_mask + 1):
             s = c.shards + i
             mutex_lock(cython.address(s.lock))
-            row = (s.hits, s.hits_hot, s.hits_disk, s.misses, s.sets, s.deletes, s.evictions,
-                   s.expirations)
-            hot += s.hot_bytes
-            original += s.original_bytes
-            stored += s.stored_bytes
-            disk += s.disk_bytes
-            on_disk += s.queues[Q_DISK].count
+            now = s[0]
             mutex_unlock(cython.address(s.lock))
+            row = (now.hits, now.hits_hot, now.hits_disk, now.misses, now.sets, now.deletes,
+                   now.evictions, now.expirations)
+            hot += now.hot_bytes
+            original += now.original_bytes
+            stored += now.stored_bytes
+            disk += now.disk_bytes
+            on_disk += now.queues[Q_DISK].count
             for name, value in zip(COUNTERS, row, strict=True):
                 total[name] += value
         entries = a64_load_rlx(cython.address(c.entries))
@@ -422,8 +446,7 @@ class Engine(Writer):
 
     def _small_shares(self):
         """Per shard, the share of the small queue of S3-FIFO."""
-        i: uint32_t
-        return [self.c.shards[i].share / 1024 for i in range(self.c.shards_mask + 1)]
+        return [self.c.shards[i].share / 1024 for i in range(self._shards())]
 
     def check_valid(self):
         """Look whether all structures agree.

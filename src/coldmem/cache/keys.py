@@ -1,8 +1,8 @@
 """Keys of the cache as bytes, so that no Python object is kept for a key.
 
-Guarantees: keys that compare equal have the same bytes. So only exact str, bytes and int are taken here;
-what is left (bool, float, subclasses, tuples, NumPy scalars) is for the side table of `Core`, which turns
-what equals one of the three into it.
+Guarantees: keys that compare equal have the same bytes. So only exact str, bytes and int are taken
+here; what is left (bool, float, subclasses, tuples, NumPy scalars) is for the side table of `Core`,
+which turns what equals one of the three into it.
 Locks: the GIL.
 """
 

@@ -36,6 +36,7 @@ from coldmem.cache.log_record import (
     deaths_at,
     pack_deaths,
     simplify,
+    unpack_deaths,
 )
 from coldmem.cache.segment import Files, Location, Segment, write_all
 from coldmem.errors import ClosedError, MemoryLimitError, SwapFileError, UsageError
@@ -82,7 +83,7 @@ class Run:
         self.buffers: list[Buffer] = []
         self.pieces: list[Buffer] = []  # small ones, to be joined into one buffer
         self.offsets: list[int] = []
-        self.notes: list[int] = []
+        self.notes: list[tuple[int, int, int]] = []  # offset, target, bytes
         self.live_bytes = 0
 
     def add(self, kind: int, head: bytes, parts: Sequence[Buffer], nbytes: int, exact: int) -> None:
@@ -100,7 +101,7 @@ class Run:
             self.offsets.append(self.end)
             self.live_bytes += nbytes
         elif kind == Kind.DEATHS:
-            self.notes.append(self.end)
+            self.notes.append((self.end, unpack_deaths(memoryview(parts[0]))[0], nbytes))
         self.end += nbytes
 
     def gather(self) -> None:
@@ -151,6 +152,7 @@ class LogBase:
         self._reads = 0
         self._read_bytes = 0
         self._damaged = 0
+        self._notes = 0
         self._deaths = 0  # not yet written down
         self._ready = self._folder is None or not self._folder.segments()
 
@@ -211,11 +213,14 @@ class LogBase:
 
     def _index_bytes(self) -> int:
         """Upper bound of the index file that a clean close writes."""
-        return 4 * self._records + 128 * (len(self._segments) + 1) if self.persistent else 0
+        if not self.persistent:
+            return 0
+        return 4 * self._records + 12 * self._notes + 64 * (len(self._segments) + 2)
 
     def _memory_bytes(self) -> int:
         # 4 bytes an offset; growing arrays are an eighth larger than what is in them.
-        return 4608 + len(self._segments) * _SEGMENT_MEMORY + (self._records + self._deaths) * 9 // 2
+        return 4608 + len(self._segments) * _SEGMENT_MEMORY + (
+            self._records + self._deaths + 3 * self._notes) * 9 // 2
 
     # -- placing -----------------------------------------------------------------------------------
     def _new_segment_locked(self) -> Segment:
@@ -349,7 +354,9 @@ class LogBase:
                 self._segments[segment.number] = segment
             segment.size = run.end
             segment.offsets.extend(run.offsets)
-            segment.notes.extend(run.notes)
+            for note in run.notes:
+                segment.add_note(*note)
+            self._notes += len(run.notes)
             segment.live_count += len(run.offsets)
             segment.live_bytes += run.live_bytes
             self._records += len(run.offsets)
@@ -385,6 +392,7 @@ class LogBase:
         self._used_bytes -= segment.disk_bytes
         self._live_bytes -= segment.live_bytes
         self._records -= len(segment.offsets)
+        self._notes -= len(segment.notes)
         self._deaths -= len(segment.deaths)
         if segment.path:
             self._folder_changes += 1
@@ -455,7 +463,8 @@ class LogBase:
     def _reap_locked(self) -> int:
         """Delete persistent segments without a live record; bytes given back. Or SwapFileError."""
         dead = [segment for segment in self._segments.values() if not segment.live_count
-                and not segment.busy and segment not in self._heads]
+                and not segment.busy and segment not in self._heads
+                and 2 * self._needed_bytes(segment) <= segment.size]
         if not dead:
             return 0
         before = self._used_bytes
@@ -466,6 +475,14 @@ class LogBase:
         for segment in dead:
             self._drop_locked(segment)
         return before - self._used_bytes
+
+    def _needed_bytes(self, segment: Segment) -> int:
+        """Bytes of what must be written again when the segment goes."""
+        if not segment.notes:
+            return segment.live_bytes
+        return segment.live_bytes + sum(
+            nbytes for target, nbytes in zip(segment.note_targets, segment.note_bytes, strict=True)
+            if target in self._segments)
 
     def _notes_of(self, segments: Sequence[Segment]) -> list[tuple[int, array[int]]]:
         """Deaths that are written down in `segments`, of segments that stay. Or OSError."""

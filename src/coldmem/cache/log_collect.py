@@ -23,6 +23,7 @@ _MOVED_MAX = 4096
 # when room is wanted.
 _SHARE = 4
 _SHARE_WANTED = 32
+_WON_MIN = 256  # more than what new segments begin with, so that each round wins something
 
 
 def collect(log: LogBase, moved: Moved, want: int | None) -> int:
@@ -53,14 +54,15 @@ def _victim_locked(log: LogBase, share: int) -> Segment | None:
     room = None if log.disk_max is None else log.disk_max - log._used_bytes - log._segment_bytes // 8
     best, best_share = None, 2.0
     for segment in log._segments.values():
-        won = segment.disk_bytes - segment.live_bytes
-        if segment.busy or (room is not None and segment.live_bytes > max(room, 0)):
+        needed = log._needed_bytes(segment)
+        won = segment.disk_bytes - needed
+        if segment.busy or (room is not None and needed > max(room, 0)):
             continue
         if segment.broken:
             return segment
-        if won * share < segment.disk_bytes or won <= 64:
+        if won * share < segment.disk_bytes or won <= _WON_MIN:
             continue
-        live_share = segment.live_bytes / segment.disk_bytes
+        live_share = needed / segment.disk_bytes
         if live_share < best_share:
             best, best_share = segment, live_share
     return best

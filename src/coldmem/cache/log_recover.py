@@ -57,6 +57,7 @@ def recover(log: LogBase) -> Iterator[tuple[Location, bytes, bytes]]:
                 raise SwapFileError(f"cannot read the cache in {log.directory}: {reason(error)}",
                                     errno=error.errno) from error
             _set_heads(log)
+            log._notes = sum(len(segment.notes) for segment in log._segments.values())
             log._ready = True
         log._check()
         segments = sorted(log._segments.values(), key=lambda segment: segment.birth)
@@ -105,7 +106,8 @@ def write_index(log: LogBase) -> None:
         live = segment.live_offsets()
         parts += (_INDEX_SEGMENT.pack(segment.number, len(live), len(segment.notes), 0, segment.birth,
                                       segment.size, segment.live_bytes),
-                  live.tobytes(), segment.notes.tobytes())
+                  live.tobytes(), segment.notes.tobytes(), segment.note_targets.tobytes(),
+                  segment.note_bytes.tobytes())
     data = b"".join(parts)
     log._folder.write("INDEX", data + _SUM.pack(checksum_of(data)))
 
@@ -131,11 +133,15 @@ def _read_index(log: LogBase) -> bool:
         segment = log._segments.get(number)
         if segment is None or segment.size != size:
             return False
-        found.append((segment, birth, live_bytes, array("I", data[at:at + 4 * live]),
-                      array("I", data[at + 4 * live:at + 4 * (live + notes)])))
-        at += 4 * (live + notes)
-    for segment, segment.birth, live_bytes, offsets, segment.notes in found:
+        columns = array("I", data[at:at + 4 * (live + 3 * notes)])
+        at += 4 * len(columns)
+        found.append((segment, birth, live_bytes, columns[:live], columns[live:]))
+    for segment, segment.birth, live_bytes, offsets, columns in found:
         _set_live(log, segment, offsets, live_bytes)
+        third = len(columns) // 3
+        segment.notes = columns[:third]
+        segment.note_targets = columns[third:2 * third]
+        segment.note_bytes = columns[2 * third:]
     log._next_number = next_number
     log._seq = seq
     return True
@@ -184,8 +190,9 @@ def _scan(log: LogBase) -> None:
                 cleared = max(cleared, head.seq)
             elif head.kind == Kind.DEATHS:
                 if found.payload is not None:
-                    segment.notes.append(found.offset)
-                    deaths.append((head.seq, *unpack_deaths(found.payload)))
+                    number, offsets = unpack_deaths(found.payload)
+                    segment.add_note(found.offset, number, head.nbytes)
+                    deaths.append((head.seq, number, offsets))
             else:
                 here.hashes.append(checksum_of(head.key))
                 here.seqs.append(head.seq)

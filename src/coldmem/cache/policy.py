@@ -1,7 +1,11 @@
-"""What a policy of one's own must do. Owns nothing, takes no locks."""
+"""What a policy of one's own must do.
+
+Locks: `LockedPolicy` has one, held while the policy is called.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable
 from typing import Protocol
 
@@ -24,3 +28,31 @@ class Policy(Protocol):
 
     def victim(self) -> Hashable:
         """The key that is to go next. Raises `LookupError` when it knows of none."""
+
+
+class LockedPolicy:
+    """A policy of the user's, called by one thread at a time."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.lock = threading.RLock()  # `victim` may look at the cache
+
+    def added(self, key: Hashable, nbytes: int) -> None:
+        """See `Policy`."""
+        with self.lock:
+            self.policy.added(key, nbytes)
+
+    def hit(self, key: Hashable) -> None:
+        """See `Policy`."""
+        with self.lock:
+            self.policy.hit(key)
+
+    def removed(self, key: Hashable) -> None:
+        """See `Policy`."""
+        with self.lock:
+            self.policy.removed(key)
+
+    def victim(self) -> Hashable:
+        """See `Policy`."""
+        with self.lock:
+            return self.policy.victim()

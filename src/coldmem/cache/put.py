@@ -1,7 +1,7 @@
 """`Writer`: how a value is stored and dropped.
 
-Guarantees: what is overwritten is there until the new value is in; after an error it still is. The GIL is
-released while more than 8 KiB are compressed.
+Guarantees: what is overwritten is there until the new value is in; after an error it still is. The GIL
+is released while more than 8 KiB are compressed.
 Locks: as core.py.
 """
 
@@ -18,7 +18,6 @@ from cython.cimports.coldmem.cache.body import (
     disk_key_free,
     entry_empty,
     entry_stored,
-    entry_weight,
 )
 from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_number
 from cython.cimports.coldmem.cache.queues import queue_drop, queue_new, queue_push
@@ -87,7 +86,6 @@ HANDLE_BYTES = cython.declare(uint64_t, 16)
 OTHER_BYTES = cython.declare(uint64_t, 300)  # two dicts' entries, a number, and about a key
 HOT_PERIOD = cython.declare(uint64_t, 3)  # a fourth of the hits that could become hot copies do
 LENGTH_MAX = cython.declare(uint64_t, 0xFFFF0000)
-SAMPLE_PERIOD = cython.declare(uint32_t, 8)
 TICKS_PER_SECOND = 100
 MISSING = object()
 _INT64 = range(-(1 << 63), 1 << 63)
@@ -120,7 +118,7 @@ def source_take(src, n, gather):
 
 def ticks_of(c, ttl):
     """The tick at which something expires that lives for `ttl` seconds, rounded up; 0: never."""
-    if ttl is None:
+    if ttl is None or ttl == float("inf"):
         return 0
     if not ttl > 0:
         raise UsageError(f"a time to live of {ttl!r} s: give more than 0, or None for no end")
@@ -224,7 +222,8 @@ class Writer(Core):
         p: U8CP
         result: U8CP = cython.NULL
         if src.total > LENGTH_MAX:
-            raise InvalidSizeError(f"a value of {src.total} bytes: a cache takes up to {LENGTH_MAX}; split it")
+            raise InvalidSizeError(
+                f"a value of {src.total} bytes: a cache takes up to {LENGTH_MAX}; split it")
         memset(cython.address(put), 0, cython.sizeof(Put))
         put.length = src.total
         put.kind = kind
@@ -237,9 +236,8 @@ class Writer(Core):
         if w == cython.NULL:
             raise MemoryError("no memory to store a value")
         try:
-            if src.count == 0 or n == 0:
-                p = w.gather
-            else:
+            p = w.gather
+            if src.count and n:
                 p = source_take(src, n, w.gather)
             if n <= GIL_BYTES:
                 stored = chunk_compress(c, w, p, n, number, hint, cython.address(result))
@@ -324,7 +322,8 @@ class Writer(Core):
                 n = cython.cast(uint32_t, min(left, CHUNK_BYTES))
                 with cython.nogil:
                     p = source_take(src, n, w.gather)
-                    size = chunk_compress(c, w, p, n, number, k.hash + (chunk >> 4), cython.address(first))
+                    size = chunk_compress(
+                        c, w, p, n, number, k.hash + (chunk >> 4), cython.address(first))
                 if size < 0:
                     raise CodecError("the codec failed to compress a value")
                 stored = cython.cast(uint32_t, size) | (RAW if first == p else 0)
@@ -372,16 +371,18 @@ class Writer(Core):
         if not fresh:
             queue = e.queue
             use = e.use
-            queue_drop(s, i)
+            queue_drop(c, s, i)
             entry_empty(c, s, e, False)
         entry_fill(c, s, e, k, put)
         s.sets += 1
         if fresh:
-            queue_new(c, s, i, entry_weight(c, e), False)
+            queue_new(c, s, i, False)
         elif put.state == E_DISK:
-            queue_push(s, i, Q_DISK, entry_weight(c, e))
+            queue_push(c, s, i, Q_DISK)
         else:
-            queue_push(s, i, Q_MAIN if queue == Q_DISK or queue == Q_NONE else queue, entry_weight(c, e))
+            if queue in (Q_DISK, Q_NONE):
+                queue = Q_MAIN
+            queue_push(c, s, i, queue)
             e.use = min(use + 1, 3)
         mutex_unlock(cython.address(s.lock))
         return 1
@@ -406,8 +407,8 @@ class Writer(Core):
             ok = room_make(c, need)
         if not ok:
             raise MemoryLimitError(
-                f"no room for {need} bytes within the limit of {c.memory_max} bytes: raise memory_max, or "
-                "set smaller values"
+                f"no room for {need} bytes within the limit of {c.memory_max} bytes: raise memory_max, "
+                "or set smaller values"
             )
         return 0
 
@@ -432,7 +433,10 @@ class Writer(Core):
         s: ShardP
         i: uint32_t
         e: EntryP
-        found = None
+        body: uint64_t = 0
+        segment: uint32_t = 0
+        offset: uint32_t = 0
+        found: cython.bint = False
         keep = self._key(key, cython.address(k), False)
         if keep is None:
             return None
@@ -442,9 +446,12 @@ class Writer(Core):
         if i:
             e = entry_at(s, i)
             if e.expires == 0 or e.expires > now_tick(self.c):
-                found = (e.body, e.segment, e.offset)
-        mutex_unlock(cython.address(s.lock))
-        return found
+                found = True
+                body = e.body
+                segment = e.segment
+                offset = e.offset
+        mutex_unlock(cython.address(s.lock))  # no tuple before: see spill.py
+        return (body, segment, offset) if found else None
 
     def _drop_if(self, key, identity):
         """Forget a key if its value is still that one: whether it was."""
@@ -466,7 +473,7 @@ class Writer(Core):
         if i:
             e = entry_at(s, i)
             if e.body == body and e.segment == segment and e.offset == offset:
-                queue_drop(s, i)
+                queue_drop(self.c, s, i)
                 s.deletes += 1
                 entry_forget(self.c, s, i, EV_REMOVED)
                 found = True
@@ -488,7 +495,7 @@ class Writer(Core):
         if i:
             e = entry_at(s, i)
             found = e.expires == 0 or e.expires > now_tick(c)
-            queue_drop(s, i)
+            queue_drop(c, s, i)
             if found:
                 s.deletes += 1
                 entry_forget(c, s, i, EV_REMOVED)

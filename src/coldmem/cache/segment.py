@@ -108,7 +108,7 @@ class Segment:
     """
 
     __slots__ = ("birth", "broken", "busy", "deaths", "dropped", "fd", "live_bytes", "live_count",
-                 "notes", "number", "offsets", "path", "punched", "salt", "size", "synced")
+                 "note_bytes", "note_targets", "notes", "number", "offsets", "path", "punched", "salt", "size", "synced")
 
     def __init__(self, number: int, salt: int, birth: int, path: str | None) -> None:
         self.number = number
@@ -123,7 +123,9 @@ class Segment:
         self.live_bytes = 0
         self.offsets = array("I")  # of records, rising; the lowest bit says that it is dead
         self.deaths = array("I")  # offsets of those that died since deaths were last written down
-        self.notes = array("I")  # offsets of records that tell of deaths
+        self.notes = array("I")  # offsets of records that tell of deaths,
+        self.note_targets = array("I")  # the segment of which each tells,
+        self.note_bytes = array("I")  # and its bytes
         self.busy = False  # being collected: nobody else may delete it
         self.dropped = False  # no longer a part of the log
         self.broken = 0  # errno of a failed fdatasync: what is not synced may never be
@@ -132,6 +134,12 @@ class Segment:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def add_note(self, offset: int, target: int, nbytes: int) -> None:
+        """A record at `offset` tells of deaths in segment `target`."""
+        self.notes.append(offset)
+        self.note_targets.append(target)
+        self.note_bytes.append(nbytes)
 
     @property
     def disk_bytes(self) -> int:

@@ -1,25 +1,20 @@
-"""`Spill`: what the disk tier needs of the engine: victims out, places in, values back.
+"""`Spill`: how values leave for the disk tier: victims out, places in.
 
-The way to disk, as the kernel's writeback does it: the victim leaves its queue, its bytes are copied, the
-lock is dropped, the log writes, the lock is taken, and only if the entry still holds the same value is its
-memory given up. It can be found and read all the time; a write or delete in between makes the written
-record garbage.
+The way to disk, as the kernel's writeback does it: the victim leaves its queue, its bytes are copied,
+the lock is dropped, the log writes, the lock is taken, and only if the entry still holds the same
+value is its memory given up. It can be found and read all the time; a write or delete in between makes
+the written record garbage.
 
 Guarantees: a value is in at least one place at every moment until it is evicted.
-Locks: as core.py; one shard lock at a time.
+Locks: as core.py; one shard lock at a time. While a shard lock is held, nothing is made that Python's
+garbage collector tracks: a collection may run any code, give the GIL to a thread that waits for the
+lock, and never get it back. Bytes, numbers and a longer list are safe.
 """
 
 import cython
-from cython.cimports.coldmem.cache.account import charge, uncharge
 from cython.cimports.coldmem.cache.body import (
-    body_append,
-    body_finish,
     body_free,
     body_gather,
-    body_make,
-    chunk_decompress,
-    context_get,
-    context_put,
     disk_key_new,
     entry_empty,
     entry_length,
@@ -27,8 +22,6 @@ from cython.cimports.coldmem.cache.body import (
     entry_weight,
 )
 from cython.cimports.coldmem.cache.engine import key_bytes
-from cython.cimports.coldmem.cache.keys import key_from
-from cython.cimports.coldmem.cache.put import Put, entry_fill, ticks_of
 from cython.cimports.coldmem.cache.queues import (
     queue_drop,
     queue_push,
@@ -37,11 +30,8 @@ from cython.cimports.coldmem.cache.queues import (
 )
 from cython.cimports.coldmem.cache.room import (
     now_tick,
-    shard_of,
 )
 from cython.cimports.coldmem.cache.state import (
-    CHUNK_BYTES,
-    CODEC_RAW,
     E_DISK,
     E_FREE,
     E_LARGE,
@@ -56,32 +46,23 @@ from cython.cimports.coldmem.cache.state import (
     U8P,
     BodyP,
     CacheP,
-    ContextP,
     DiskKeyP,
     EntryP,
-    Key,
     ShardP,
     entry_at,
 )
 from cython.cimports.coldmem.cache.table import (
     entry_forget,
-    table_find,
 )
 from cython.cimports.coldmem.linux.atomic import a64_fetch_add_rlx
 from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
 from cython.cimports.coldmem.zsmalloc.core import (
-    zs_free,
-    zs_malloc,
     zs_read_begin,
     zs_read_end,
-    zs_write,
 )
-from cython.cimports.cpython.bytearray import PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
-from cython.cimports.libc.string import memcpy, memset
-
-from coldmem.errors import CorruptDataError
+from cython.cimports.libc.string import memcpy
 
 PIECES_BYTES = cython.declare(uint64_t, 65536)
 RAW = cython.declare(uint32_t, 0x80000000)
@@ -93,9 +74,9 @@ class Spill(Engine):
 
     # -- to disk -----------------------------------------------------------------------------------
     def _victims(self, nbytes):
-        """Take what should leave RAM next, about nbytes of it: a list for `_commit`, and no longer queued.
+        """Take what should leave RAM next, about nbytes: a list for `_commit`, bytes. Not queued now.
 
-        Each is (shard, entry, body, key, (kind, codec, table, length, seconds left), parts of the payload).
+        Each is (shard, entry, body, key, (kind, codec, table, length, seconds left), parts of payload).
         """
         c: CacheP = self.c
         n: uint32_t
@@ -104,31 +85,34 @@ class Spill(Engine):
         s: ShardP
         got: uint64_t = 0
         want: uint64_t = nbytes
+        picked: Picked
         out = []
         while got < want and tries <= c.shards_mask:
             n = self._next_shard()
             s = c.shards + n
             tries += 1
+            picked.count = 0
+            keys: list = []
+            payloads: list = []
             mutex_lock(cython.address(s.lock))
             try:
-                for _ in range(64):
-                    if got >= want:
-                        break
+                while got < want and picked.count < PICKED_MAX:
                     i = queue_victim(c, s)
                     if i == 0:
                         break
                     tries = 0
-                    got += entry_at(s, i).weight
+                    got += entry_weight(c, entry_at(s, i))
                     if entry_at(s, i).flags & F_ON_DISK:
                         to_disk(c, s, i)  # a copy is there already
-                    else:
-                        try:
-                            out.append(self._victim(s, n, i))
-                        except BaseException:
-                            queue_push_oldest(s, i, Q_MAIN, entry_at(s, i).weight)
-                            raise
+                        continue
+                    try:
+                        self._pick(s, i, cython.address(picked), keys, payloads)
+                    except BaseException:
+                        queue_push_oldest(c, s, i, Q_MAIN)
+                        raise
             finally:
                 mutex_unlock(cython.address(s.lock))
+            self._rows(n, cython.address(picked), keys, payloads, out)
         return out, got
 
     def _next_shard(self):
@@ -136,61 +120,86 @@ class Spill(Engine):
         self.c.cursor = at + 1
         return at & self.c.shards_mask
 
-    def _victim(self, s, number, i):
+    def _pick(self, s, i, picked, keys, payloads):
+        """Note an entry and copy what may change. The lock is held: see the module on what is made here."""
         c: CacheP = self.c
         e: EntryP = entry_at(s, i)
-        b: BodyP = cython.NULL
-        tick: uint32_t = now_tick(c)
-        left = (max(e.expires, tick) - tick) / 100 if e.expires else None
-        if e.state == E_LARGE:
-            b = cython.cast(BodyP, e.body)
-        parts = self._payload(e, b)
-        row = (number, i, e.body, key_bytes(c, e),
-               (e.kind, e.codec, e.state == E_LARGE, entry_length(e), left), parts)
-        if b != cython.NULL:
-            b.pins += 1  # so that no other body gets its address before `_commit`
-        return row
-
-    def _payload(self, e, b):
-        """Bytes of an entry as they go to disk: of one object, or a table and the chunks."""
-        c: CacheP = self.c
         token: uint64_t
         error: int32_t
-        n: uint64_t
-        at: uint64_t = 0
-        k: uint32_t
-        piece: uint32_t = 0
         p: U8CP
-        out: U8P
-        if b == cython.NULL:
-            n = entry_stored(c, e)
+        n: uint64_t = entry_stored(c, e)
+        keys.append(key_bytes(c, e))
+        if e.state == E_SMALL:
             data = PyBytes_FromStringAndSize(cython.NULL, n)
             p = zs_read_begin(c.pool, e.body, cython.address(token), cython.address(error))
             memcpy(PyBytes_AS_STRING(data), p + e.key_bytes, n)
             zs_read_end(c.pool, e.body, token)
-            return [data]
-        data = PyBytes_FromStringAndSize(cython.NULL, 4 * cython.cast(uint64_t, b.chunks) + b.stored)
+            payloads.append(data)
+        else:
+            payloads.append(None)
+            # Held until `_commit`: it can be read without the lock, and no other gets its address.
+            cython.cast(BodyP, e.body).pins += 1
+        picked.entries[picked.count] = e[0]
+        picked.numbers[picked.count] = i
+        picked.count += 1
+        return 0
+
+    def _rows(self, number, picked, keys, payloads, out):
+        """Append what was picked to `out`, as `_victims` says. Without the lock."""
+        k: uint32_t
+        e: EntryP
+        tick: uint32_t = now_tick(self.c)
+        rows = []
+        for k in range(picked.count):
+            e = cython.address(picked.entries[k])
+            left = (max(e.expires, tick) - tick) / 100 if e.expires else None
+            rows.append((number, picked.numbers[k], e.body, keys[k],
+                         (e.kind, e.codec, e.state == E_LARGE, e.length, left), [payloads[k]]))
+        try:
+            for k in range(picked.count):
+                if picked.entries[k].state == E_LARGE:
+                    rows[k][5][0] = self._payload(cython.cast(BodyP, picked.entries[k].body))
+        except BaseException:
+            self._abort(rows)
+            raise
+        out.extend(rows)
+        return 0
+
+    def _payload(self, b):
+        """Bytes of a value in pieces as they go to disk: the table, then the chunks."""
+        c: CacheP = self.c
+        at: uint64_t = 4 * cython.cast(uint64_t, b.chunks)
+        k: uint32_t
+        piece: uint32_t = 0
+        out: U8P
+        data = PyBytes_FromStringAndSize(cython.NULL, at + b.stored)
         out = cython.cast(U8P, PyBytes_AS_STRING(data))
-        memcpy(out, b.table, 4 * cython.cast(uint64_t, b.chunks))
-        at = 4 * cython.cast(uint64_t, b.chunks)
-        for k in range(b.chunks):
-            body_gather(c, b, k, cython.address(piece), out + at)
-            at += b.table[k] & ~RAW
-        return [data]
+        with cython.nogil:
+            memcpy(out, b.table, at)
+            for k in range(b.chunks):
+                body_gather(c, b, k, cython.address(piece), out + at)
+                at += b.table[k] & ~RAW
+        return data
 
     def _commit(self, victims, places):
-        """The victims lie at these places (segment, offset, nbytes) now. The places that nobody needs."""
+        """The victims lie at these places now: (segment, offset, nbytes). Those that nobody needs."""
         c: CacheP = self.c
         s: ShardP
         n: uint32_t
         i: uint32_t
         e: EntryP
         body: uint64_t
+        segment: uint32_t
+        offset: uint32_t
+        size: uint32_t
+        large: cython.bint
         lost = []
-        for (number, entry, what, key, meta, parts), place in zip(victims, places, strict=True):
+        for (number, entry, what, _, meta, _), place in zip(victims, places, strict=True):
             n = number
             i = entry
             body = what
+            segment, offset, size = place
+            large = meta[2]
             s = c.shards + n
             mutex_lock(cython.address(s.lock))
             try:
@@ -201,12 +210,14 @@ class Spill(Engine):
                     if e.flags & F_ON_DISK:  # by a flush in the meantime
                         lost.append(place)
                     else:
-                        e.segment, e.offset, e.disk_bytes = place
+                        e.segment = segment
+                        e.offset = offset
+                        e.disk_bytes = size
                         e.flags |= F_ON_DISK | (F_TABLE if e.state == E_LARGE else 0)
                         s.disk_bytes += e.disk_bytes
                     if not to_disk(c, s, i):
-                        queue_push_oldest(s, i, Q_MAIN, entry_weight(c, e))
-                if meta[2]:
+                        queue_push_oldest(c, s, i, Q_MAIN)
+                if large:
                     self._unpin(s, body)
             finally:
                 mutex_unlock(cython.address(s.lock))
@@ -227,7 +238,7 @@ class Spill(Engine):
         i: uint32_t
         body: uint64_t
         e: EntryP
-        for number, entry, what, key, meta, parts in victims:
+        for number, entry, what, _, meta, _ in victims:
             n = number
             i = entry
             body = what
@@ -235,7 +246,7 @@ class Spill(Engine):
             mutex_lock(cython.address(s.lock))
             e = entry_at(s, i)
             if e.state != E_FREE and e.body == body and e.queue == Q_NONE:
-                queue_push_oldest(s, i, Q_MAIN, entry_weight(c, e))
+                queue_push_oldest(c, s, i, Q_MAIN)
             if meta[2]:
                 self._unpin(s, body)
             mutex_unlock(cython.address(s.lock))
@@ -249,20 +260,25 @@ class Spill(Engine):
         end: uint32_t
         e: EntryP
         got: uint64_t = 0
+        picked: Picked
         out = []
+        keys: list = []
+        payloads: list = []
+        picked.count = 0
         mutex_lock(cython.address(s.lock))
         try:
             end = min(s.end, i + 256)
-            while i < end and got < 1 << 20:
+            while i < end and got < 1 << 20 and picked.count < PICKED_MAX:
                 e = entry_at(s, i)
                 if (e.state == E_SMALL or e.state == E_LARGE) and not e.flags & F_ON_DISK:
-                    out.append(self._victim(s, n, i))
-                    got += e.weight
+                    self._pick(s, i, cython.address(picked), keys, payloads)
+                    got += entry_weight(c, e)
                 i += 1
             if i >= s.end:
                 i = 0
         finally:
             mutex_unlock(cython.address(s.lock))
+        self._rows(n, cython.address(picked), keys, payloads, out)
         return i, out
 
     def _placed(self, copies, places, failed: cython.bint):
@@ -276,11 +292,17 @@ class Spill(Engine):
         i: uint32_t
         e: EntryP
         body: uint64_t
+        segment: uint32_t
+        offset: uint32_t
+        size: uint32_t
+        large: cython.bint
         lost = []
-        for (number, entry, what, key, meta, parts), place in zip(copies, places, strict=True):
+        for (number, entry, what, _, meta, _), place in zip(copies, places, strict=True):
             n = number
             i = entry
             body = what
+            segment, offset, size = place
+            large = meta[2]
             s = c.shards + n
             mutex_lock(cython.address(s.lock))
             try:
@@ -290,10 +312,12 @@ class Spill(Engine):
                 elif e.state == E_FREE or e.state == E_DISK or e.body != body or e.flags & F_ON_DISK:
                     lost.append(place)
                 else:
-                    e.segment, e.offset, e.disk_bytes = place
+                    e.segment = segment
+                    e.offset = offset
+                    e.disk_bytes = size
                     e.flags |= F_ON_DISK | (F_TABLE if e.state == E_LARGE else 0)
                     s.disk_bytes += e.disk_bytes
-                if meta[2]:
+                if large:
                     self._unpin(s, body)
             finally:
                 mutex_unlock(cython.address(s.lock))
@@ -317,240 +341,11 @@ class Spill(Engine):
             if i:
                 tries = 0
                 got += entry_at(s, i).disk_bytes
-                queue_drop(s, i)
+                queue_drop(c, s, i)
                 s.evictions += 1
                 entry_forget(c, s, i, EV_DISK)
             mutex_unlock(cython.address(s.lock))
         return got
-
-    # -- from disk ---------------------------------------------------------------------------------
-    def _decode(self, payload, kind: cython.int, codec: cython.uint, table: cython.bint, length):
-        """The value of a payload that was read from disk, before `_load_value`."""
-        c: CacheP = self.c
-        n: uint64_t = length
-        src: cython.const[cython.uchar][::1] = payload
-        at: uint64_t = 0
-        done: uint64_t = 0
-        k: uint64_t
-        chunks: uint64_t = 0
-        size: uint32_t
-        take: uint32_t
-        bad: cython.int = 0
-        p: U8CP = cython.cast(U8CP, cython.address(src[0])) if src.shape[0] else cython.NULL
-        out: U8P
-        w: ContextP
-        if table:
-            chunks = max((n + CHUNK_BYTES - 1) // CHUNK_BYTES, 1)
-            at = 4 * chunks
-        if at > cython.cast(uint64_t, src.shape[0]):
-            raise CorruptDataError("a record on disk is shorter than its value")
-        if kind == 0:
-            data = PyBytes_FromStringAndSize(cython.NULL, n)
-            out = cython.cast(U8P, PyBytes_AS_STRING(data))
-        else:
-            data = PyByteArray_FromStringAndSize(cython.NULL, n)
-            out = cython.cast(U8P, PyByteArray_AS_STRING(data))
-        w = context_get(c)
-        if w == cython.NULL:
-            raise MemoryError("no memory to decompress a value")
-        with cython.nogil:
-            if not table:
-                bad = n > CHUNK_BYTES or chunk_decompress(
-                    c, w, p, cython.cast(uint32_t, src.shape[0]), codec, out,
-                    cython.cast(uint32_t, n)) != 0
-            for k in range(chunks):
-                memcpy(cython.address(size), p + 4 * k, 4)
-                take = cython.cast(uint32_t, min(n - done, CHUNK_BYTES))
-                if at + (size & ~RAW) > cython.cast(uint64_t, src.shape[0]) or chunk_decompress(
-                        c, w, p + at, size & ~RAW, CODEC_RAW if size & RAW else codec, out + done,
-                        take) != 0:
-                    bad = 1
-                    break
-                at += size & ~RAW
-                done += take
-        context_put(c, w)
-        if bad:
-            raise CorruptDataError("a record on disk does not decompress")
-        return data
-
-    def _back_to_ram(self, key: bytes, payload, place, keep_place: cython.bint):
-        """Bring the payload of an entry that lies at `place` back to RAM, if it still does."""
-        k: Key
-        put: Put
-        c: CacheP = self.c
-        s: ShardP
-        i: uint32_t
-        e: EntryP
-        src: cython.const[cython.uchar][::1] = payload
-        segment: uint32_t
-        offset: uint32_t
-        done: uint32_t = 0
-        j: uint32_t
-        b: BodyP
-        h: uint64_t
-        at: uint64_t
-        size: uint32_t
-        chunks: uint32_t
-        kp: U8CP = cython.cast(U8CP, PyBytes_AS_STRING(key))
-        p: U8CP
-        segment, offset, _ = place
-        if src.shape[0] == 0 or not key_from(kp, len(key), cython.address(k)):
-            return False
-        p = cython.cast(U8CP, cython.address(src[0]))
-        s = shard_of(c, k.hash)
-        memset(cython.address(put), 0, cython.sizeof(Put))
-        # What it is does not change while its place does not, so it may be looked up twice.
-        mutex_lock(cython.address(s.lock))
-        i = table_find(c, s, cython.address(k))
-        e = entry_at(s, i)
-        if i == 0 or e.state != E_DISK or e.segment != segment or e.offset != offset:
-            mutex_unlock(cython.address(s.lock))
-            return False
-        put.length = entry_length(e)
-        put.codec = e.codec
-        put.kind = e.kind
-        put.flags = e.flags
-        put.expires = e.expires
-        put.segment = segment
-        put.offset = offset
-        put.disk_bytes = e.disk_bytes
-        mutex_unlock(cython.address(s.lock))
-        put.state = E_LARGE if put.flags & F_TABLE else E_SMALL
-        if put.state == E_SMALL:
-            joined: bytes = key + bytes(payload)
-            while True:
-                h = zs_malloc(c.pool, cython.cast(uint32_t, len(joined)))
-                if h:
-                    break
-                self._room(len(joined))
-            zs_write(c.pool, h, cython.cast(U8CP, PyBytes_AS_STRING(joined)),
-                     cython.cast(uint32_t, len(joined)))
-            put.body = h
-            charge(c, HANDLE_BYTES, True)
-        else:
-            chunks = cython.cast(uint32_t, max((put.length + CHUNK_BYTES - 1) // CHUNK_BYTES, 1))
-            while True:
-                b = body_make(c, kp, cython.cast(uint32_t, len(key)), put.length, chunks)
-                if b != cython.NULL:
-                    break
-                self._room(400 * cython.cast(uint64_t, chunks) + 256)
-            try:
-                memcpy(b.table, p, 4 * cython.cast(uint64_t, chunks))
-                at = 4 * cython.cast(uint64_t, chunks)
-                for j in range(chunks):
-                    size = b.table[j] & ~RAW
-                    done = 0
-                    while not body_append(c, b, p + at, size, cython.address(done)):
-                        self._room(PIECES_BYTES)
-                    at += size
-                body_finish(c, b)
-            except BaseException:
-                body_free(c, b)
-                raise
-            put.body = cython.cast(uint64_t, b)
-        mutex_lock(cython.address(s.lock))
-        i = table_find(c, s, cython.address(k))
-        e = entry_at(s, i)
-        if i == 0 or e.state != E_DISK or e.segment != segment or e.offset != offset:
-            i = 0
-            if put.state == E_SMALL:
-                zs_free(c.pool, put.body)
-                uncharge(c, HANDLE_BYTES)
-            else:
-                body_free(c, cython.cast(BodyP, put.body))
-        else:
-            queue_drop(s, i)
-            entry_empty(c, s, e, keep_place)
-            if not keep_place:
-                put.flags = 0
-            elif put.flags & F_ON_DISK:
-                s.disk_bytes -= put.disk_bytes  # entry_fill counts it again
-            entry_fill(c, s, e, cython.address(k), cython.address(put))
-            queue_push(s, i, Q_MAIN, entry_weight(c, e))
-            e.use = 0
-        mutex_unlock(cython.address(s.lock))
-        return i != 0
-
-    def _restore(self, key: bytes, place, kind, codec, table, length, ttl):
-        """An entry that lies on disk only, from a record of a log. False: no room for its key."""
-        k: Key
-        put: Put
-        c: CacheP = self.c
-        s: ShardP
-        i: uint32_t
-        e: EntryP
-        kp: U8CP = cython.cast(U8CP, PyBytes_AS_STRING(key))
-        if not key_from(kp, len(key), cython.address(k)):
-            return False
-        memset(cython.address(put), 0, cython.sizeof(Put))
-        put.state = E_DISK
-        put.length = length
-        put.kind = kind
-        put.codec = codec
-        put.flags = F_ON_DISK | (F_TABLE if table else 0)
-        put.expires = ticks_of(c, ttl)
-        put.segment, put.offset, put.disk_bytes = place
-        put.body = cython.cast(uint64_t, disk_key_new(c, kp, cython.cast(uint32_t, len(key))))
-        if put.body == 0:
-            return False
-        self._link(cython.address(k), cython.address(put))
-        s = shard_of(c, k.hash)
-        mutex_lock(cython.address(s.lock))
-        i = table_find(c, s, cython.address(k))
-        if i:
-            e = entry_at(s, i)
-            s.sets -= 1
-            if e.state == E_DISK and e.queue != Q_DISK:
-                queue_drop(s, i)
-                queue_push(s, i, Q_DISK, e.disk_bytes)
-        mutex_unlock(cython.address(s.lock))
-        return True
-
-    def _moved(self, key: bytes, old, new):
-        """The record of an entry lies elsewhere now: whether the entry was still at the old place."""
-        k: Key
-        s: ShardP
-        i: uint32_t
-        e: EntryP
-        segment: uint32_t
-        offset: uint32_t
-        ok: cython.bint = False
-        segment, offset, _ = old
-        if not key_from(cython.cast(U8CP, PyBytes_AS_STRING(key)), len(key), cython.address(k)):
-            return False
-        s = shard_of(self.c, k.hash)
-        mutex_lock(cython.address(s.lock))
-        try:
-            i = table_find(self.c, s, cython.address(k))
-            if i:
-                e = entry_at(s, i)
-                if e.flags & F_ON_DISK and e.segment == segment and e.offset == offset:
-                    e.segment, e.offset, _ = new
-                    ok = True
-        finally:
-            mutex_unlock(cython.address(s.lock))
-        return ok
-
-    def _describe(self, key: bytes):
-        """(state, kind, codec, table, length, place) of a key's bytes, or None."""
-        k: Key
-        s: ShardP
-        i: uint32_t
-        e: EntryP
-        row = None
-        if not key_from(cython.cast(U8CP, PyBytes_AS_STRING(key)), len(key), cython.address(k)):
-            return None
-        s = shard_of(self.c, k.hash)
-        mutex_lock(cython.address(s.lock))
-        try:
-            i = table_find(self.c, s, cython.address(k))
-            if i:
-                e = entry_at(s, i)
-                row = (e.state, e.kind, e.codec, bool(e.flags & F_TABLE), entry_length(e),
-                       (e.segment, e.offset, e.disk_bytes) if e.flags & F_ON_DISK else None)
-        finally:
-            mutex_unlock(cython.address(s.lock))
-        return row
 
 
 def to_disk(c, s, i):
@@ -577,5 +372,5 @@ def to_disk(c, s, i):
     e.state = E_DISK
     e.body = cython.cast(uint64_t, d)
     e.use = 0
-    queue_push(s, i, Q_DISK, e.disk_bytes)
+    queue_push(c, s, i, Q_DISK)
     return True

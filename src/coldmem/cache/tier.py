@@ -1,14 +1,15 @@
 """The disk tier of a cache: what leaves RAM goes to a log, and comes back when it is wanted.
 
 Owns: the log, and the format of a record's key and meta.
-Guarantees: a value leaves RAM after its record is written. A record whose checksum fails is never handed
-out: its key is gone, and `on_evict` hears "corrupt"; a lossless cache raises instead. When nothing can be
-written, a cache evicts; a lossless one raises, and everything is still there.
+Guarantees: a value leaves RAM after its record is written. A record whose checksum fails is never
+handed out: its key is gone, and `on_evict` hears "corrupt"; a lossless cache raises instead. When
+nothing can be written, a cache evicts; a lossless one raises, and everything is still there.
 Locks: `lock`, one writer at a time; taken before any lock of the engine. Reads take none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import struct
@@ -231,10 +232,8 @@ class Tier:
         self.disk_reads += 1
         self.read += place[2]
         if record.payload.nbytes <= cache.memory_max // 8:
-            try:
+            with contextlib.suppress(MemoryLimitError):  # then it stays on disk
                 cache._back_to_ram(raw, record.payload, place, self.persistent)
-            except MemoryLimitError:
-                pass  # it stays on disk
             cache._drain()
         return value
 
@@ -267,7 +266,7 @@ class Tier:
             return
         key = bytes([_KEY_OWN, number])
         if isinstance(codec, ZstdDictCodec):
-            meta, payload = bytes([_CODEC_DICTIONARY]), codec.dictionary
+            meta, payload = bytes([_CODEC_DICTIONARY, codec.level]), codec.dictionary
         else:
             meta, payload = bytes([_CODEC_NAME]), codec.name.encode()
         with self.lock:
@@ -281,7 +280,7 @@ class Tier:
         for place, key, meta in found:
             if key[:1] == bytes([_KEY_OWN]):
                 data = bytes(self.log.read(place).payload)
-                codecs[key[1]] = (ZstdDictCodec(data) if meta[0] == _CODEC_DICTIONARY
+                codecs[key[1]] = (ZstdDictCodec(data, meta[1]) if meta[0] == _CODEC_DICTIONARY
                                   else get_codec(data.decode()))
                 cache._add_codec(codecs[key[1]], key[1])
         now = time.time()

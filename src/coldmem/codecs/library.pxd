@@ -61,9 +61,38 @@ cdef struct ZstdDictApi:
 ctypedef size_t (*zdict_train_fn)(void *dictionary, size_t cap, const void *samples,
                                   const size_t *sizes, unsigned int n) noexcept nogil
 ctypedef const char *(*zdict_name_fn)(size_t code) noexcept nogil
+ctypedef size_t (*zdict_header_fn)(const void *dictionary, size_t n) noexcept nogil
+
+cdef struct ZdictParams:        # ZDICT_params_t: part of zdict.h's stable interface
+    int level
+    unsigned int verbosity
+    unsigned int dictionary_id  # 0: made of the content
+
+ctypedef size_t (*zdict_finish_fn)(void *dictionary, size_t cap, const void *content, size_t n,
+                                   const void *samples, const size_t *sizes, unsigned int count,
+                                   ZdictParams params) noexcept nogil
+
+cdef struct ZdictFastCover:     # ZDICT_fastCover_params_t, of the part of zdict.h that may change
+    unsigned int segment
+    unsigned int word
+    unsigned int table_bits
+    unsigned int steps
+    unsigned int threads
+    double split
+    unsigned int acceleration
+    unsigned int shrink
+    unsigned int shrink_regression
+    ZdictParams params
+
+ctypedef size_t (*zdict_fast_fn)(void *dictionary, size_t cap, const void *samples,
+                                 const size_t *sizes, unsigned int n,
+                                 ZdictFastCover params) noexcept nogil
 
 cdef struct ZdictApi:
     zdict_train_fn train
+    zdict_fast_fn train_fast    # NULL where the library does not export it
+    zdict_finish_fn finish
+    zdict_header_fn header_bytes
     zstd_error_fn is_error
     zdict_name_fn error_name
 

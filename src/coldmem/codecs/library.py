@@ -30,7 +30,11 @@ ZSTD_DICT = (
     b"ZSTD_CCtx_setParameter", b"ZSTD_DCtx_setParameter", b"ZSTD_CCtx_reset", b"ZSTD_CCtx_refCDict",
     b"ZSTD_compress2", b"ZSTD_decompress_usingDDict",
 )
-ZDICT = (b"ZDICT_trainFromBuffer", b"ZDICT_isError", b"ZDICT_getErrorName")
+ZDICT = (
+    b"ZDICT_trainFromBuffer", b"ZDICT_finalizeDictionary", b"ZDICT_getDictHeaderSize",
+    b"ZDICT_isError", b"ZDICT_getErrorName",
+)
+ZDICT_FAST = cython.declare(bytes, b"ZDICT_trainFromBuffer_fastCover")
 ZLIB = (
     b"deflateInit_", b"deflate", b"deflateReset", b"deflateEnd",
     b"inflateInit_", b"inflate", b"inflateReset", b"inflateEnd",
@@ -149,8 +153,11 @@ def load_zstd_dict(api, d):
 def load_zdict(api):
     h: cython.p_void = open_zstd(ZDICT)
     api.train = cython.cast(zdict_train_fn, symbol(h, ZDICT[0]))
-    api.is_error = cython.cast(zstd_error_fn, symbol(h, ZDICT[1]))
-    api.error_name = cython.cast(zdict_name_fn, symbol(h, ZDICT[2]))
+    api.finish = cython.cast(zdict_finish_fn, symbol(h, ZDICT[1]))
+    api.header_bytes = cython.cast(zdict_header_fn, symbol(h, ZDICT[2]))
+    api.is_error = cython.cast(zstd_error_fn, symbol(h, ZDICT[3]))
+    api.error_name = cython.cast(zdict_name_fn, symbol(h, ZDICT[4]))
+    api.train_fast = cython.cast(zdict_fast_fn, dlsym(h, ZDICT_FAST))
     return 0
 
 

@@ -48,7 +48,8 @@ def settle(store: Store, timeout_s: float = 20) -> None:
     while time.monotonic() < end:
         with tiers.lock:
             idle = not tiers.moving_bytes and not tiers.queue and not tiers.wanted
-            if idle and not (tiers.over_locked() and tiers.raw and time.monotonic() >= tiers.no_room_until_s):
+            room = time.monotonic() >= tiers.no_room_until_s
+            if idle and not (tiers.over_locked() and tiers.raw and room):
                 return
         time.sleep(0.002)
     raise AssertionError(f"still at work: {store.stats()}")

@@ -50,7 +50,7 @@ def cluster(tmp_path: Path, processes: bool = False, config: dict[str, Any] | No
             with Client(made) as client:
                 yield client
     assert not threads_of_stores()
-    assert not [p for p in tmp_path.rglob("*") if p.is_file() and ".lock" not in p.name], "files are left"
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and ".lock" not in p.name]
 
 
 def stores(client: Client) -> list[dict[str, float]]:

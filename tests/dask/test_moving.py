@@ -205,7 +205,8 @@ def test_a_put_waits_a_while_for_the_threads(
     monkeypatch.setattr("coldmem.dask.store._HOLD_S", 20.0)
     threading.Timer(0.05, held.go.set).start()
     monkeypatch.setattr(HeldCache, "stats", lambda self: {
-        "memory_used_bytes": 0, "stored_bytes": 0, "original_bytes": 0, "disk_used_bytes": 0, "ram_entries": 0})
+        "memory_used_bytes": 0, "stored_bytes": 0, "original_bytes": 0,
+        "disk_used_bytes": 0, "ram_entries": 0})
     store[7] = np.zeros(MIB // 8)  # goes on when they have caught up
     assert store.cumulative_metrics["store-wait", "seconds"] < 15
 
@@ -216,7 +217,8 @@ def test_a_put_that_waits_goes_on_when_values_go_for_nothing(
     """Those with a copy are dropped without any work, and the one who waits must hear of it."""
     monkeypatch.setattr("coldmem.dask.store._HOLD_S", 20.0)
     monkeypatch.setattr(HeldCache, "stats", lambda self: {
-        "memory_used_bytes": 0, "stored_bytes": 0, "original_bytes": 0, "disk_used_bytes": 0, "ram_entries": 0})
+        "memory_used_bytes": 0, "stored_bytes": 0, "original_bytes": 0,
+        "disk_used_bytes": 0, "ram_entries": 0})
     held.go.set()
     store = make_store(memory_limit=10 * MIB)
     for i in range(5):

@@ -198,7 +198,8 @@ def _operate(store: Store, chance: random.Random) -> None:
             store.clear()
             model.clear()
         elif what == "setdefault":
-            assert (store.setdefault(key, np.full(50, step)) == model.setdefault(key, np.full(50, step))).all()
+            new_one = np.full(50, step)
+            assert (store.setdefault(key, new_one) == model.setdefault(key, new_one)).all()
         elif what == "settle":
             settle(store)
         assert len(store) == len(model) and (key in store) == (key in model), (step, what)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Nanny", "Store", "Worker", "WorkerPlugin", "dask_setup"]
 
-_HOME = {"Nanny": "worker", "Store": "store", "Worker": "worker", "WorkerPlugin": "plugin", "dask_setup": "plugin"}
+_HOME = {"Nanny": "worker", "Store": "store", "Worker": "worker", "WorkerPlugin": "plugin",
+         "dask_setup": "plugin"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,11 @@
 """What a worker tells its store: which values the next tasks need, and when it ends.
 
-Owns: nothing but a plugin in a worker's list. Guarantees: what it asks for is bounded by the number of the
-worker's threads and by the store, which brings nothing back that has no room. The store ends when the
-worker does, before Dask removes its directory.
-Assumes: a worker's ready tasks run in the order of their priority. Locks: none: it runs in the event loop.
+Owns: nothing but a plugin in a worker's list.
+Guarantees: what it asks for is bounded by the number of the worker's threads and by the store, which
+    brings nothing back that has no room. The store ends when the worker does, before Dask removes its
+    directory.
+Assumes: a worker's ready tasks run in the order of their priority.
+Locks: none: it runs in the event loop.
 """
 
 from __future__ import annotations

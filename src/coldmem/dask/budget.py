@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import dask
-from dask.utils import parse_bytes
 from dask.system import CPU_COUNT
+from dask.utils import parse_bytes
 from distributed.worker_memory import parse_memory_limit
 
 logger = logging.getLogger("coldmem.dask")
@@ -59,7 +59,7 @@ class Budget:
         nthreads : int or None
             Threads of the worker, which "auto" needs; None: as many as there are CPUs.
         """
-        limit = parse_memory_limit(memory_limit, nthreads or CPU_COUNT, logger=logger)  # type: ignore[arg-type]
+        limit = parse_memory_limit(memory_limit, nthreads or CPU_COUNT, logger=logger)
         target = _fraction("target") or _fraction("spill")
         spill = _fraction("spill") or target
         most: Any = dask.config.get("distributed.worker.memory.max-spill", False)
@@ -72,7 +72,7 @@ class Budget:
         return cls(limit, target_bytes, int(limit * (target + max(spill, target)) / 2), disk)
 
     def compressed_bytes_max(self, ratio: float) -> int:
-        """Largest size of the compressed values in RAM, where `ratio` is their size by the original's."""
+        """Most bytes of compressed values in RAM, where `ratio` is their size by the original's."""
         if self.target_bytes == UNLIMITED:
             return UNLIMITED
         worth = min(1.0, max(0.0, (_DOES_NOT_PAY - ratio) / (_DOES_NOT_PAY - _PAYS)))

@@ -7,8 +7,8 @@ Assumes: `unpack` gets the parts of one `pack` end to end, in writable memory th
     from then on.
 Locks: none.
 
-Layout: length of the pickle (u64, little-endian), a pickle of (header, lengths of the frames), the frames;
-each frame begins at a multiple of 64 bytes, so that arrays are aligned and the codec sees whole items.
+Layout: length of the pickle (u64, little-endian), a pickle of (header, lengths of the frames), the
+frames; each begins at a multiple of 64 bytes, so that arrays are aligned and the codec sees whole items.
 `distributed.protocol.serialize_bytelist` would do the same in a layout without alignment, and cut frames
 to the sizes that a network wants.
 """
@@ -19,7 +19,7 @@ import pickle
 import struct
 from typing import Any
 
-from distributed.protocol import deserialize, serialize
+from distributed.protocol.serialize import deserialize, serialize
 from distributed.utils import ensure_memoryview
 
 _ALIGN = 64
@@ -56,4 +56,4 @@ def unpack(data: bytes | bytearray | memoryview) -> Any:
         at += -at % _ALIGN
         frames.append(view[at : at + length])
         at += length
-    return deserialize(header, frames)
+    return deserialize(header, frames)  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
 """The threads of a store: they compress what leaves RAM, send it to disk, and bring back what is wanted.
 
 Owns: the threads and the cache, which is made when the first value leaves.
-Guarantees: nothing raised in them is lost: it is logged, at most once in ten seconds of each kind, and the
-    value stays raw. `close` ends them and the cache; so does the end of the process or of the store.
+Guarantees: nothing raised in them is lost: it is logged, at most once in ten seconds of each kind, and
+    the value stays raw. `close` ends them and the cache; so does the end of the process or of the store.
 Assumes: the cache is thread-safe and releases the GIL while it compresses, reads and writes.
 Locks: `Tiers.lock`, for bookkeeping only; one lock of its own while the cache is made.
 """
@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from distributed.utils import RateLimiterFilter
@@ -39,7 +39,7 @@ class CacheLike(Protocol):
     def __getitem__(self, key: Any, /) -> Any: ...
     def __delitem__(self, key: Any, /) -> None: ...
     def evict(self, nbytes: int, /) -> int: ...
-    def stats(self) -> dict[str, int | float]: ...
+    def stats(self) -> Mapping[str, int | float]: ...
     def close(self) -> None: ...
 
 

@@ -1,7 +1,8 @@
 """A `Store` for workers that run already: a plugin of theirs, and a preload.
 
-Owns: nothing. Guarantees: the exchange is one step of the event loop, so that no task sees half of it; the
-    keys that the worker holds stay readable all the time.
+Owns: nothing.
+Guarantees: the exchange is one step of the event loop, so that no task sees half of it; the keys that
+    the worker holds stay readable all the time.
 Assumes: it runs in the worker's event loop, as Dask runs plugins and preloads. Locks: none.
 """
 

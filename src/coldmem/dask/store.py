@@ -1,9 +1,10 @@
 """`Store`: the ``data=`` of a Dask worker, whose older values are compressed in RAM and then on disk.
 
 Owns: a `Tiers` with the values, a `Mover` with threads and cache.
-Guarantees: a mapping as Dask needs it, and its `ManualEvictProto`. Nothing is compressed or written in the
-    thread that calls, which is the worker's event loop; reading a value that was compressed is done there,
-    without the GIL. No value is lost because it cannot be serialized or there is no room: it stays raw.
+Guarantees: a mapping as Dask needs it, and its `ManualEvictProto`. Nothing is compressed or written in
+    the thread that calls, which is the worker's event loop; reading a value that was compressed is done
+    there, without the GIL. No value is lost because it cannot be serialized or there is no room: it
+    stays raw.
 Assumes: values are not changed in place.
 Locks: that of `Tiers`.
 """
@@ -14,10 +15,11 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Hashable, Iterator, KeysView, MutableMapping, Sized
+from collections.abc import Iterable, Iterator, MutableMapping, Sized
 from pathlib import Path
 from typing import Any
 
+from dask.typing import Key
 from distributed.metrics import context_meter
 from distributed.sizeof import safe_sizeof
 from distributed.spill import SpilledSize
@@ -40,7 +42,7 @@ _DISK_STEP_BYTES = 32 << 20
 _CACHE_BYTES_MIN = 1 << 20  # of memory, as `Cache` demands
 
 
-class Store(MutableMapping[Hashable, Any]):
+class Store(MutableMapping[Key, Any]):
     """A data store for `distributed.Worker`, which compresses before it writes to disk.
 
     Parameters
@@ -74,10 +76,10 @@ class Store(MutableMapping[Hashable, Any]):
         self._codec = codec
         self._tiers = Tiers()
         self._mover: Mover | None = None
-        self._former: MutableMapping[Hashable, Any] | None = None
+        self._former: MutableMapping[Key, Any] | None = None
 
     # -- the mapping -----------------------------------------------------------------------------------
-    def __setitem__(self, key: Hashable, value: Any) -> None:
+    def __setitem__(self, key: Key, value: Any) -> None:
         tiers = self._tiers
         if tiers.budget is None:
             self._begin()
@@ -103,15 +105,17 @@ class Store(MutableMapping[Hashable, Any]):
                 or not (tiers.raw or tiers.moving_bytes or tiers.compressed_entries),
                 _HOLD_S,
             )
-        mover.count(("store-wait", "seconds", time.perf_counter() - began_s), ("store-wait", "count", 1))
+        waited_s = time.perf_counter() - began_s
+        mover.count(("store-wait", "seconds", waited_s), ("store-wait", "count", 1))
 
-    def __getitem__(self, key: Hashable) -> Any:
+    def __getitem__(self, key: Key) -> Any:
         if self._former is not None and key in self._former:
             self._adopt(key)
         while True:
             entry, value = self._tiers.look(key)
             if value is not NOTHING:
-                self._moving.count(("memory-read", "count", 1), ("memory-read", "bytes", entry.size_bytes))
+                self._moving.count(
+                    ("memory-read", "count", 1), ("memory-read", "bytes", entry.size_bytes))
                 context_meter.digest_metric("memory-read", 1, "count")
                 context_meter.digest_metric("memory-read", entry.size_bytes, "bytes")
                 return value
@@ -121,7 +125,7 @@ class Store(MutableMapping[Hashable, Any]):
                 return self._tiers.restore(entry, value)
             # Its copy went while we were about to read it: it is raw again, or there is no such key now.
 
-    def __delitem__(self, key: Hashable) -> None:
+    def __delitem__(self, key: Key) -> None:
         if self._former is not None and key in self._former:
             del self._former[key]
             return
@@ -133,12 +137,12 @@ class Store(MutableMapping[Hashable, Any]):
     def __len__(self) -> int:
         return len(self._tiers.entries) + (0 if self._former is None else len(self._former))
 
-    def __iter__(self) -> Iterator[Hashable]:
+    def __iter__(self) -> Iterator[Key]:
         """Keys as they are now; the store may change meanwhile."""
         return iter([*self._tiers.entries, *(() if self._former is None else self._former)])
 
-    def pop(self, key: Hashable, *default: Any) -> Any:
-        """Remove `key` and give its value, or `default`; the value is not made the most recently used."""
+    def pop(self, key: Key, *default: Any) -> Any:
+        """Remove `key` and give its value, or `default`; nothing else moves."""
         if key not in self and default:
             return default[0]
         if self._former is not None and key in self._former:
@@ -156,7 +160,7 @@ class Store(MutableMapping[Hashable, Any]):
         for key in self:
             del self[key]
 
-    # -- ManualEvictProto, and what the dashboard asks ---------------------------------------------------
+    # -- ManualEvictProto, and what the dashboard asks -------------------------------------------------
     @property
     def fast(self) -> Sized | bool:
         """What `evict` can work on: keys of values in RAM, or True if only compressed ones are left."""
@@ -194,7 +198,8 @@ class Store(MutableMapping[Hashable, Any]):
                 return -1
             if (size := tiers.demote_locked()) >= 0:
                 return size
-            if tiers.moving_bytes or tiers.disk_wanted_bytes or not tiers.compressed_entries or not self._has_disk():
+            busy = tiers.moving_bytes or tiers.disk_wanted_bytes
+            if busy or not tiers.compressed_entries or not self._has_disk():
                 return -1
             tiers.disk_wanted_bytes = min(tiers.compressed_bytes, _DISK_STEP_BYTES)
             tiers.lock.notify()
@@ -206,7 +211,7 @@ class Store(MutableMapping[Hashable, Any]):
 
     @property
     def slow(self) -> Sized:
-        """As many things as there are values on disk and nowhere else; compressed ones in RAM are not."""
+        """As many things as there are values on disk and nowhere else."""
         with self._tiers.lock:
             cold = len(self._tiers.entries) - len(self._tiers.raw) - len(self._tiers.stuck)
         return range(min(max(cold, 0), int(self.stats().get("disk_entries", 0))))
@@ -241,7 +246,9 @@ class Store(MutableMapping[Hashable, Any]):
         """The figures of `coldmem.Cache.stats`, and of the store: ``raw_bytes``, ``moving_bytes``,
         ``cold_bytes`` (sizes of what is compressed, before) and ``target_bytes``."""
         cache = self._mover.cache if self._mover is not None else None
-        found: dict[str, int | float] = {} if cache is None or self._tiers.closed else cache.stats()
+        found: dict[str, int | float] = {}
+        if cache is not None and not self._tiers.closed:
+            found.update(cache.stats())
         tiers = self._tiers
         with tiers.lock:
             found.update(raw_bytes=tiers.raw_bytes, moving_bytes=tiers.moving_bytes,
@@ -249,8 +256,8 @@ class Store(MutableMapping[Hashable, Any]):
                          target_bytes=0 if tiers.budget is None else tiers.budget.target_bytes)
         return found
 
-    def prefetch(self, keys: KeysView[Hashable] | list[Hashable]) -> None:
-        """Have the threads read these, if they are compressed: a task will want them soon."""
+    def prefetch(self, keys: Iterable[Key]) -> None:
+        """Have the threads read `keys`, those that are compressed: a task will want them soon."""
         tiers = self._tiers
         with tiers.lock:
             for key in keys:
@@ -287,8 +294,8 @@ class Store(MutableMapping[Hashable, Any]):
         if worker is not None:
             attach(worker, self)
 
-    def take_over(self, former: MutableMapping[Hashable, Any]) -> None:
-        """Answer for the keys of `former` too. They move here when they are asked for, or by `adopt_some`.
+    def take_over(self, former: MutableMapping[Key, Any]) -> None:
+        """Answer for the keys of `former` too. They move when they are asked for, or by `adopt_some`.
 
         `former` must not be used by anybody else from then on.
         """
@@ -296,19 +303,20 @@ class Store(MutableMapping[Hashable, Any]):
         self._begin()
 
     def adopt_some(self, seconds: float) -> bool:
-        """Move values from the former store for so long; False if there are none left."""
+        """Move values from the former store for `seconds`; False if there are none left."""
         end_s = time.monotonic() + seconds
         while self._former is not None:
-            key = next(iter(self._former), NOTHING)
-            if key is NOTHING:
+            for key in self._former:
+                self._adopt(key)
+                break
+            else:
                 self._former = None
                 break
-            self._adopt(key)
             if time.monotonic() > end_s:
                 return True
         return False
 
-    def _adopt(self, key: Hashable) -> None:
+    def _adopt(self, key: Key) -> None:
         assert self._former is not None
         value = self._former[key]
         self[key] = value  # deletes it there
@@ -343,7 +351,7 @@ def _same(data: Any) -> Any:
 
 def make_cache(budget: Budget, directory: Path | None, codec: str) -> CacheLike:
     """The cache for what leaves raw memory: it refuses what it has no room for, and evicts nothing."""
-    from coldmem import Cache
+    from coldmem.cache.cache import Cache
 
     disk: int | None = None
     if directory is not None and budget.disk_bytes_max != 0:

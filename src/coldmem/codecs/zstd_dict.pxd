@@ -1,7 +1,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from coldmem.codecs.codec cimport Codec
-from coldmem.codecs.library cimport ZdictApi, ZdictParams, ZstdApi, ZstdDictApi
+from coldmem.codecs.library cimport ZdictApi, ZdictFastCover, ZdictParams, ZstdApi, ZstdDictApi
 
 cdef struct DictSettings:       # constant once the codec is made
     ZstdApi api

@@ -17,8 +17,15 @@ from cython.cimports.coldmem.codecs.library import load_zdict, load_zstd_dict
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import uint32_t
 from cython.cimports.libc.stdlib import calloc, free, malloc
+from cython.cimports.libc.string import memset
 
-from coldmem.errors import CodecError, MissingLibraryError, TrainingError, UnknownCodecError, UsageError
+from coldmem.errors import (
+    CodecError,
+    MissingLibraryError,
+    TrainingError,
+    UnknownCodecError,
+    UsageError,
+)
 
 SIZE_BYTES_MAX = cython.declare(cython.uint, 0x7E000000)  # results are int32_t
 DICTIONARY_BYTES_MIN = 8  # libzstd ignores a shorter one
@@ -288,7 +295,7 @@ def train_dictionary(samples, nbytes=32768, level=1):
 
     Notes
     -----
-    The GIL is released while it trains; 200 samples of 1 KiB take about 20 ms.
+    The GIL is released while it trains; 200 samples of 1 KiB take about 5 ms, 600 about 20 ms.
     """
     api: ZdictApi
     sizes: cython.p_size_t
@@ -299,6 +306,7 @@ def train_dictionary(samples, nbytes=32768, level=1):
     of: cython.p_char
     final: cython.p_char
     params: ZdictParams
+    fast: ZdictFastCover
     size: cython.size_t
     final_size: cython.size_t = 0
     header: cython.size_t
@@ -339,22 +347,36 @@ def train_dictionary(samples, nbytes=32768, level=1):
         params.level = level
         params.verbosity = 0
         params.dictionary_id = 0
+        # By itself the trainer tries four settings with tables of 6 MB each. This one is as good on JSON
+        # (ratios 3.61 against 3.60, 4.42 against 4.36), takes a tenth of the time, and 400 KB.
+        memset(cython.address(fast), 0, cython.sizeof(ZdictFastCover))
+        fast.segment = 200
+        fast.word = 6
+        fast.table_bits = 16
+        fast.split = 1.0
+        fast.acceleration = 1
+        fast.params = params
         with cython.nogil:
-            size = api.train(to, cap, of, cython.cast(SizesP, sizes), n)
+            size = 0
+            if api.train_fast != cython.NULL:
+                size = api.train_fast(to, cap, of, cython.cast(SizesP, sizes), n, fast)
+            if size == 0 or api.is_error(size):
+                size = api.train(to, cap, of, cython.cast(SizesP, sizes), n)
             if not api.is_error(size):
                 # The trainer makes its entropy tables for libzstd's usual level; those for the level of
                 # use save 1.4 % more (level 1, JSON of 1 KiB).
                 header = api.header_bytes(to, size)
                 if not api.is_error(header) and header < size:
                     final_size = api.finish(
-                        final, cap, to + header, size - header, of, cython.cast(SizesP, sizes), n, params
+                        final, cap, to + header, size - header, of, cython.cast(SizesP, sizes), n,
+                        params,
                     )
     finally:
         free(sizes)
     if api.is_error(size):
         reason = cython.cast(bytes, api.error_name(size)).decode()
         raise TrainingError(
-            f"no dictionary comes of these {n} samples of {len(joined)} bytes (libzstd: {reason}): give "
+            f"no dictionary comes of these {n} samples (libzstd: {reason}): give "
             "more of them, or larger ones, or compress without a dictionary"
         )
     if final_size > 0 and not api.is_error(final_size):

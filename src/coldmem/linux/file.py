@@ -1,10 +1,11 @@
-"""Files without a name, holes in them, and what kind of file system a directory is on.
+"""Files without a name, holes in them, locks on them, and what kind of file system a directory is on.
 
 Guarantees: `open_unnamed` gives a file that no other process can open by name, mode 0600, closed on
 exec. Errors are the system's own (OSError, or -errno below Python). No policy, no locks.
 """
 
 import errno
+import fcntl
 import os
 
 import cython
@@ -50,3 +51,25 @@ def open_unnamed(directory: str) -> int:
         os.unlink(path)
     os.fchmod(fd, 0o600)  # a strict umask may have taken the owner's own bits away
     return fd
+
+
+def punch(fd: int, offset: int, nbytes: int) -> bool:
+    """Give the disk space of a range back; it reads as zeros after. Whether the system did so."""
+    return file_punch(fd, offset, nbytes) == 0
+
+
+def lock_file(fd: int) -> bool:
+    """Take the file for its descriptor alone, until `unlock_file` or the last close of it.
+
+    False when another descriptor has it. A child of fork shares the descriptor, and so the lock.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def unlock_file(fd: int) -> None:
+    """Undo `lock_file`, in every process that shares the descriptor."""
+    fcntl.flock(fd, fcntl.LOCK_UN)

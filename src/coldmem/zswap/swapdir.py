@@ -28,21 +28,25 @@ def default_directory() -> str:
     return usable
 
 
+def reason(error: OSError) -> str:
+    """Why a file could not be made or opened in a directory, in words."""
+    reasons = {
+        errno_names.ENOENT: "there is no such directory",
+        errno_names.ENOTDIR: "it is not a directory",
+        errno_names.EACCES: "no permission to write there",
+        errno_names.EPERM: "no permission to write there",
+        errno_names.EROFS: "the file system is read-only",
+        errno_names.ENOSPC: "the file system is full",
+    }
+    return reasons.get(error.errno or 0) or error.strerror or str(error)
+
+
 def open_swap_file(directory: str, size_bytes: int) -> int:
     """Descriptor of the new file, with `size_bytes` of disk space reserved. Or SwapFileError."""
     try:
         fd = open_unnamed(directory)
     except OSError as error:
-        reasons: dict[int, str | None] = {
-            errno_names.ENOENT: "there is no such directory",
-            errno_names.ENOTDIR: "it is not a directory",
-            errno_names.EACCES: "no permission to write there",
-            errno_names.EPERM: "no permission to write there",
-            errno_names.EROFS: "the file system is read-only",
-            errno_names.ENOSPC: "the file system is full",
-        }
-        why = reasons.get(error.errno or 0, error.strerror)
-        raise SwapFileError(f"cannot make the swap file in {directory}: {why}",
+        raise SwapFileError(f"cannot make the swap file in {directory}: {reason(error)}",
                             errno=error.errno) from error
     try:
         if size_bytes:

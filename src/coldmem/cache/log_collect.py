@@ -1,0 +1,139 @@
+"""Collecting: live records of the emptiest segments are moved together, the segments deleted.
+
+Owns: nothing; works on a `LogBase`. Guarantees: a segment goes only when each of its records has been
+moved or has died, and, in a persistent log, when the moved ones and all deaths are durable; until
+then the old record can be read. Locks: takes the log's lock in steps; reads, waits for the disk and
+calls `moved` without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from coldmem.cache.log_base import LogBase
+from coldmem.cache.log_record import Head, Kind, Window, payload_sum, read_head
+from coldmem.cache.segment import Location, Segment
+from coldmem.errors import MemoryLimitError, SwapFileError
+from coldmem.zswap.swapdir import reason
+
+Moved = Callable[[bytes, Location, Location], bool]
+_STEP = 1 << 20  # bytes read, and records moved, in one go
+_MOVED_MAX = 4096
+# A segment is worth it when at least this share of it can be won, in 1/n of its bytes: unasked, and
+# when room is wanted.
+_SHARE = 4
+_SHARE_WANTED = 32
+_WON_MIN = 256  # more than what new segments begin with, so that each round wins something
+
+
+def collect(log: LogBase, moved: Moved, want: int | None) -> int:
+    """See `Log.collect`."""
+    with log._lock:
+        log._check()
+        log._settle_locked()
+        given = log._reap_locked() if log.persistent else 0
+    while want is None or given < want:
+        with log._lock:
+            log._settle_locked()
+            victim = _victim_locked(log, _SHARE if want is None else _SHARE_WANTED)
+            if victim is None:
+                break
+            victim.busy = True
+            log._heads = [None if head is victim else head for head in log._heads]
+        try:
+            given += _collect_one(log, victim, moved)
+        except MemoryLimitError:
+            break
+        finally:
+            victim.busy = False
+    return given
+
+
+def _victim_locked(log: LogBase, share: int) -> Segment | None:
+    """The segment with the least live in it, whose live records find room elsewhere."""
+    room = None if log.disk_max is None else log.disk_max - log._used_bytes - log._segment_bytes // 8
+    best, best_share = None, 2.0
+    for segment in log._segments.values():
+        needed = log._needed_bytes(segment)
+        won = segment.disk_bytes - needed
+        if segment.busy or (room is not None and needed > max(room, 0)):
+            continue
+        if segment.broken:
+            return segment
+        if won * share < segment.disk_bytes or won <= _WON_MIN:
+            continue
+        live_share = needed / segment.disk_bytes
+        if live_share < best_share:
+            best, best_share = segment, live_share
+    return best
+
+
+def _collect_one(log: LogBase, victim: Segment, moved: Moved) -> int:
+    """Move what lives, delete the segment; bytes given back. Or SwapFileError, MemoryLimitError."""
+    copied = 0
+    window = Window(log._io, victim.fd, _STEP)
+    batch: list[tuple[int, Head, memoryview]] = []
+    batch_bytes = 0
+    try:
+        for offset in victim.live_offsets():
+            head = read_head(window, offset, victim.salt)
+            payload = None
+            if head is not None:
+                payload = window.get(offset + head.payload_at, head.payload_bytes)
+            if head is None or payload is None or len(payload) < head.payload_bytes or (
+                    payload_sum(payload, head.parts, head.seq) != head.payload_sum):
+                log._lose(victim, offset)
+                continue
+            batch.append((offset, head, payload))
+            batch_bytes += head.nbytes
+            if batch_bytes >= _STEP or len(batch) >= _MOVED_MAX:
+                copied += _move(log, victim, batch, moved)
+                batch, batch_bytes = [], 0
+        copied += _move(log, victim, batch, moved)
+        with log._lock:
+            log._settle_locked()
+            if victim.dropped or victim.live_count:  # cleared meanwhile; or a bug: keep it then
+                return 0
+            if log.persistent:
+                log._write_deaths_locked(victim, log._notes_of([victim]))
+                unsynced, changes = log._unsynced_locked([victim])
+        if log.persistent:
+            log._sync(unsynced, changes)
+        with log._lock:
+            given = victim.disk_bytes - copied
+            if victim.dropped:
+                return 0
+            log._drop_locked(victim)
+            return given
+    except OSError as error:
+        if isinstance(error, SwapFileError):
+            raise
+        raise SwapFileError(f"cannot read the cache's files in {log.directory}: {reason(error)}",
+                            errno=error.errno) from error
+
+
+def _move(log: LogBase, victim: Segment, batch: list[tuple[int, Head, memoryview]],
+          moved: Moved) -> int:
+    """Write the records of `batch` anew and tell `moved`; the bytes that they take."""
+    with log._lock:
+        log._settle_locked()
+        if victim.dropped or log.closed:
+            return 0
+        batch = [one for one in batch if victim.is_live(one[0])]
+        if not batch:
+            return 0
+        new = log._write_locked(
+            [(Kind.VALUE, head.seq, head.key, head.meta, [payload]) for _, head, payload in batch],
+            True, log.disk_max)
+    told = 0
+    try:
+        for (offset, head, _), location in zip(batch, new, strict=True):
+            old = Location(victim.number, offset, head.nbytes)
+            if not moved(head.key, old, location):
+                log.free(location)
+            told += 1
+            log.free(old)
+    finally:
+        for location in new[told:]:  # `moved` raised: the old ones stay
+            log.free(location)
+    return sum(location.nbytes for location in new)

@@ -433,7 +433,10 @@ class Writer(Core):
         s: ShardP
         i: uint32_t
         e: EntryP
-        found = None
+        body: uint64_t = 0
+        segment: uint32_t = 0
+        offset: uint32_t = 0
+        found: cython.bint = False
         keep = self._key(key, cython.address(k), False)
         if keep is None:
             return None
@@ -443,9 +446,12 @@ class Writer(Core):
         if i:
             e = entry_at(s, i)
             if e.expires == 0 or e.expires > now_tick(self.c):
-                found = (e.body, e.segment, e.offset)
-        mutex_unlock(cython.address(s.lock))
-        return found
+                found = True
+                body = e.body
+                segment = e.segment
+                offset = e.offset
+        mutex_unlock(cython.address(s.lock))  # no tuple before: see spill.py
+        return (body, segment, offset) if found else None
 
     def _drop_if(self, key, identity):
         """Forget a key if its value is still that one: whether it was."""

@@ -115,7 +115,8 @@ def one_frame(src, n):
     if n < FRAME_BYTES_MIN or src[0] != 0:
         return False
     while n - at >= BLOCK_HEADER_BYTES:
-        header = src[at] | cython.cast(uint32_t, src[at + 1]) << 8 | cython.cast(uint32_t, src[at + 2]) << 16
+        header = cython.cast(uint32_t, src[at]) | cython.cast(uint32_t, src[at + 1]) << 8
+        header |= cython.cast(uint32_t, src[at + 2]) << 16
         at += BLOCK_HEADER_BYTES
         kind = header >> 1 & 3
         # Of a repeated byte the header has the count, and there is the byte.

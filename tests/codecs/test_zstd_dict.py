@@ -134,6 +134,22 @@ def test_a_frame_ends_where_the_data_end(value: bytes) -> None:
         assert guarded_call(CODECS[1], packed + more, len(value) + 9000, False)[0] < 0
 
 
+def test_lengths_that_lie() -> None:
+    for n in range(6, 40):
+        for size in (n - 5, n - 4, n - 1, n, (1 << 21) - 1):
+            for kind in range(4):
+                for last in (0, 1):
+                    header = (size << 3 | kind << 1 | last).to_bytes(3, "little")
+                    guarded_call(CODECS[1], b"\0\0" + header + bytes(n - 5), 9000, False)
+
+
+def test_flags_that_we_never_set() -> None:
+    _, packed = guarded_call(CODECS[1], OTHERS[0], 4096, True)
+    for flags in range(1, 256):  # libzstd itself ignores one of them
+        changed = bytes([flags]) + packed[1:]
+        assert guarded_call(CODECS[1], changed, len(OTHERS[0]), False)[0] < 0
+
+
 def test_many_blocks() -> None:
     value = b"".join(record(i) + random.Random(i).randbytes(i % 200) for i in range(2000))
     assert len(value) > 300_000

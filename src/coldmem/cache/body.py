@@ -67,7 +67,7 @@ SLACK = cython.declare(cython.int, 64)
 RAW = cython.declare(uint32_t, 0x80000000)
 HANDLE_BYTES = cython.declare(uint64_t, 16)  # of the pool's table, for each object
 CODEC_BYTES = cython.declare(uint64_t, 131072)  # about what a codec makes for a context
-ENTRY_OVERHEAD = cython.declare(uint64_t, 96)  # entry, bucket, ghost, handle
+ENTRY_OVERHEAD = cython.declare(uint64_t, 88)  # entry, bucket, ghost, handle
 HOT_OVERHEAD = cython.declare(uint64_t, 48)  # place, and malloc's own
 EVENTS_MAX = cython.declare(uint64_t, 1 << 26)
 

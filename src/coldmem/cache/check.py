@@ -4,7 +4,7 @@ Locks: each shard's while it is looked at. The sum over shards is exact only whe
 """
 
 import cython
-from cython.cimports.coldmem.cache.body import entry_length, entry_stored
+from cython.cimports.coldmem.cache.body import entry_length, entry_stored, entry_weight
 from cython.cimports.coldmem.cache.state import (
     E_DISK,
     E_FREE,
@@ -124,7 +124,7 @@ def _queues(c: CacheP, s: ShardP):
             count += 1
             if count > s.count:
                 return f"queue {number} is longer than there are entries"
-            size += e.weight
+            size += entry_weight(c, e)
             before = i
             i = e.next
         if before != q.oldest or count != q.count or size != q.bytes:

@@ -177,7 +177,7 @@ class Core:
             if i:
                 e = entry_at(s, i)
                 if e.expires and e.expires <= now_tick(c):
-                    queue_drop(s, i)
+                    queue_drop(c, s, i)
                     s.expirations += 1
                     entry_forget(c, s, i, EV_EXPIRED)
                     i = 0

@@ -7,11 +7,14 @@ Locks: as core.py.
 import cython
 from cython.cimports.coldmem.cache.account import charge, uncharge, used_bytes
 from cython.cimports.coldmem.cache.body import (
+    context_get,
+    context_put,
     contexts_destroy,
     hot_destroy,
 )
 from cython.cimports.coldmem.cache.check import cache_check
 from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_number, key_object
+from cython.cimports.coldmem.cache.reencode import reencode_some
 from cython.cimports.coldmem.cache.room import (
     clear_shard,
     expire_some,
@@ -217,6 +220,24 @@ class Engine(Writer):
             self.codecs[n] = None
         mutex_unlock(cython.address(c.contexts_lock))
         return self.codecs[n] is None
+
+    def _reencode(self, shard, start, number):
+        """A step of a pass that gives small values the codec of this number: the next start, or 0."""
+        at: uint32_t = start
+        n: uint32_t = shard
+        to: uint32_t = number
+        changed: uint64_t = 0
+        w: ContextP
+        self._open()
+        with cython.nogil:
+            w = context_get(self.c)
+            if w != cython.NULL:
+                at = reencode_some(self.c, self.c.shards + n, max(at, 1), to, self.small_max, w,
+                                   cython.address(changed))
+                context_put(self.c, w)
+            else:
+                at = 0
+        return at
 
     def _codec_users(self, number):
         """Entries that need the codec of this number."""

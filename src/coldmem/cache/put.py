@@ -18,7 +18,6 @@ from cython.cimports.coldmem.cache.body import (
     disk_key_free,
     entry_empty,
     entry_stored,
-    entry_weight,
 )
 from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_number
 from cython.cimports.coldmem.cache.queues import queue_drop, queue_new, queue_push
@@ -372,18 +371,18 @@ class Writer(Core):
         if not fresh:
             queue = e.queue
             use = e.use
-            queue_drop(s, i)
+            queue_drop(c, s, i)
             entry_empty(c, s, e, False)
         entry_fill(c, s, e, k, put)
         s.sets += 1
         if fresh:
-            queue_new(c, s, i, entry_weight(c, e), False)
+            queue_new(c, s, i, False)
         elif put.state == E_DISK:
-            queue_push(s, i, Q_DISK, entry_weight(c, e))
+            queue_push(c, s, i, Q_DISK)
         else:
             if queue in (Q_DISK, Q_NONE):
                 queue = Q_MAIN
-            queue_push(s, i, queue, entry_weight(c, e))
+            queue_push(c, s, i, queue)
             e.use = min(use + 1, 3)
         mutex_unlock(cython.address(s.lock))
         return 1
@@ -468,7 +467,7 @@ class Writer(Core):
         if i:
             e = entry_at(s, i)
             if e.body == body and e.segment == segment and e.offset == offset:
-                queue_drop(s, i)
+                queue_drop(self.c, s, i)
                 s.deletes += 1
                 entry_forget(self.c, s, i, EV_REMOVED)
                 found = True
@@ -490,7 +489,7 @@ class Writer(Core):
         if i:
             e = entry_at(s, i)
             found = e.expires == 0 or e.expires > now_tick(c)
-            queue_drop(s, i)
+            queue_drop(c, s, i)
             if found:
                 s.deletes += 1
                 entry_forget(c, s, i, EV_REMOVED)

@@ -14,6 +14,7 @@ Locks: the shard's, held by the caller.
 """
 
 import cython
+from cython.cimports.coldmem.cache.body import entry_weight
 from cython.cimports.coldmem.cache.state import (
     POLICY_EXTERNAL,
     POLICY_LRU,
@@ -33,15 +34,13 @@ SHARE_STEP = cython.declare(uint32_t, 26)
 USE_MAX = cython.declare(uint32_t, 3)
 GHOST_WAYS = cython.declare(uint32_t, 4)
 CLOCK_MASK = cython.declare(uint32_t, 0x7FFFFFFF)
-WEIGHT_MAX = cython.declare(uint64_t, 0xFFFFFFFF)
 
 
 # -- lists -----------------------------------------------------------------------------------------
-def queue_push(s, i, queue, weight):
+def queue_push(c, s, i, queue):
     q: FifoP = cython.address(s.queues[queue])
     e: EntryP = entry_at(s, i)
     e.queue = queue
-    e.weight = cython.cast(uint32_t, weight if weight < WEIGHT_MAX else WEIGHT_MAX)
     e.prev = 0
     e.next = q.newest
     if q.newest:
@@ -49,16 +48,15 @@ def queue_push(s, i, queue, weight):
     else:
         q.oldest = i
     q.newest = i
-    q.bytes += e.weight
+    q.bytes += entry_weight(c, e)
     q.count += 1
 
 
-def queue_push_oldest(s, i, queue, weight):
+def queue_push_oldest(c, s, i, queue):
     """To the end that leaves first: for a victim that could not go."""
     q: FifoP = cython.address(s.queues[queue])
     e: EntryP = entry_at(s, i)
     e.queue = queue
-    e.weight = cython.cast(uint32_t, weight if weight < WEIGHT_MAX else WEIGHT_MAX)
     e.next = 0
     e.prev = q.oldest
     if q.oldest:
@@ -66,11 +64,11 @@ def queue_push_oldest(s, i, queue, weight):
     else:
         q.newest = i
     q.oldest = i
-    q.bytes += e.weight
+    q.bytes += entry_weight(c, e)
     q.count += 1
 
 
-def queue_drop(s, i):
+def queue_drop(c, s, i):
     e: EntryP = entry_at(s, i)
     q: FifoP = cython.address(s.queues[e.queue])
     if e.queue == Q_NONE:
@@ -83,32 +81,23 @@ def queue_drop(s, i):
         entry_at(s, e.next).prev = e.prev
     else:
         q.oldest = e.prev
-    q.bytes -= e.weight
+    q.bytes -= entry_weight(c, e)
     q.count -= 1
     e.queue = Q_NONE
 
 
-def queue_reweigh(s, i, weight):
-    e: EntryP = entry_at(s, i)
-    if e.queue != Q_NONE:
-        s.queues[e.queue].bytes -= e.weight
-    e.weight = cython.cast(uint32_t, weight if weight < WEIGHT_MAX else WEIGHT_MAX)
-    if e.queue != Q_NONE:
-        s.queues[e.queue].bytes += e.weight
-
-
 # -- policy ----------------------------------------------------------------------------------------
-def queue_new(c, s, i, weight, known):
+def queue_new(c, s, i, known):
     e: EntryP = entry_at(s, i)
     was_main: uint32_t = 0
     e.use = 0
     if c.policy == POLICY_LRU or known:
-        queue_push(s, i, Q_MAIN, weight)
+        queue_push(c, s, i, Q_MAIN)
     elif _ghost_take(s, e.hash, cython.address(was_main)):
         s.back[was_main] += 1
-        queue_push(s, i, Q_MAIN, weight)
+        queue_push(c, s, i, Q_MAIN)
     else:
-        queue_push(s, i, Q_SMALL, weight)
+        queue_push(c, s, i, Q_SMALL)
 
 
 def queue_hit(c, s, i):
@@ -116,8 +105,8 @@ def queue_hit(c, s, i):
     if e.use < USE_MAX:
         e.use += 1
     if c.policy == POLICY_LRU and e.queue == Q_MAIN and e.prev:
-        queue_drop(s, i)
-        queue_push(s, i, Q_MAIN, e.weight)
+        queue_drop(c, s, i)
+        queue_push(c, s, i, Q_MAIN)
 
 
 def queue_victim(c, s):
@@ -128,7 +117,7 @@ def queue_victim(c, s):
     if c.policy == POLICY_LRU:
         i = main.oldest if main.oldest else small.oldest
         if i:
-            queue_drop(s, i)
+            queue_drop(c, s, i)
         return i
     while True:
         # Each round moves one from small to main or takes a use away, so it ends.
@@ -136,10 +125,10 @@ def queue_victim(c, s):
                              small.bytes * 1024 >= (small.bytes + main.bytes) * s.share):
             i = small.oldest
             e = entry_at(s, i)
-            queue_drop(s, i)
+            queue_drop(c, s, i)
             if e.use and c.policy != POLICY_EXTERNAL:
                 e.use = 0
-                queue_push(s, i, Q_MAIN, e.weight)
+                queue_push(c, s, i, Q_MAIN)
                 continue
             _ghost_put(c, s, e.hash, 0)
             return i
@@ -147,10 +136,10 @@ def queue_victim(c, s):
         if i == 0:
             return 0
         e = entry_at(s, i)
-        queue_drop(s, i)
+        queue_drop(c, s, i)
         if e.use and c.policy != POLICY_EXTERNAL:
             e.use -= 1
-            queue_push(s, i, Q_MAIN, e.weight)
+            queue_push(c, s, i, Q_MAIN)
             continue
         _ghost_put(c, s, e.hash, 1)
         return i
@@ -164,7 +153,7 @@ def _ghost_take(s, hash, was_main):
     at = s.ghost + (hash & s.mask & ~(GHOST_WAYS - 1))
     for w in range(GHOST_WAYS):
         word = at[w]
-        if word != 0 and word >> 32 == hash >> 32:
+        if word != 0 and word >> 32 == hash:
             at[w] = 0
             # Remembered for as many evictions as there are entries.
             if ((s.clock - cython.cast(uint32_t, word)) & CLOCK_MASK) > s.count:
@@ -193,7 +182,7 @@ def _ghost_put(c, s, hash, was_main):
         if age >= worst:
             worst = age
             place = w
-    at[place] = hash >> 32 << 32 | cython.cast(uint64_t, was_main) << 31 | s.clock
+    at[place] = cython.cast(uint64_t, hash) << 32 | cython.cast(uint64_t, was_main) << 31 | s.clock
 
 
 def _adapt(s):

@@ -18,7 +18,6 @@ from cython.cimports.coldmem.cache.body import (
     disk_key_new,
     entry_empty,
     entry_length,
-    entry_weight,
 )
 from cython.cimports.coldmem.cache.keys import key_from
 from cython.cimports.coldmem.cache.put import Put, entry_fill, ticks_of
@@ -209,14 +208,14 @@ class Recall(Spill):
             else:
                 body_free(c, cython.cast(BodyP, put.body))
         else:
-            queue_drop(s, i)
+            queue_drop(c, s, i)
             entry_empty(c, s, e, keep_place)
             if not keep_place:
                 put.flags = 0
             elif put.flags & F_ON_DISK:
                 s.disk_bytes -= put.disk_bytes  # entry_fill counts it again
             entry_fill(c, s, e, cython.address(k), cython.address(put))
-            queue_push(s, i, Q_MAIN, entry_weight(c, e))
+            queue_push(c, s, i, Q_MAIN)
             e.use = 0
         mutex_unlock(cython.address(s.lock))
         return i != 0
@@ -251,8 +250,8 @@ class Recall(Spill):
             e = entry_at(s, i)
             s.sets -= 1
             if e.state == E_DISK and e.queue != Q_DISK:
-                queue_drop(s, i)
-                queue_push(s, i, Q_DISK, e.disk_bytes)
+                queue_drop(c, s, i)
+                queue_push(c, s, i, Q_DISK)
         mutex_unlock(cython.address(s.lock))
         return True
 

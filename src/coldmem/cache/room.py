@@ -8,6 +8,7 @@ Locks: one shard lock at a time.
 """
 
 import cython
+from cython.cimports.coldmem.cache.body import entry_weight
 from cython.cimports.coldmem.cache.queues import queue_drop, queue_victim
 from cython.cimports.coldmem.cache.state import (
     E_FREE,
@@ -69,7 +70,7 @@ def room_make(c, need):
                 break
             empty = 0
             e = entry_at(s, i)
-            freed += e.weight
+            freed += entry_weight(c, e)
             if e.expires and e.expires <= tick:
                 s.expirations += 1
                 entry_forget(c, s, i, EV_EXPIRED)
@@ -90,7 +91,7 @@ def expire_some(c, s, start, dropped):
     for i in range(start, end):
         e = entry_at(s, i)
         if e.state != E_FREE and e.expires and e.expires <= tick:
-            queue_drop(s, i)
+            queue_drop(c, s, i)
             s.expirations += 1
             entry_forget(c, s, i, EV_EXPIRED)
             dropped[0] += 1
@@ -108,7 +109,7 @@ def clear_shard(c, s, event):
     for i in range(1, s.end):
         e = entry_at(s, i)
         if e.state != E_FREE:
-            queue_drop(s, i)
+            queue_drop(c, s, i)
             entry_forget(c, s, i, event)
             gone += 1
     mutex_unlock(cython.address(s.lock))

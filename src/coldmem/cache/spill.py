@@ -97,14 +97,14 @@ class Spill(Engine):
                     if i == 0:
                         break
                     tries = 0
-                    got += entry_at(s, i).weight
+                    got += entry_weight(c, entry_at(s, i))
                     if entry_at(s, i).flags & F_ON_DISK:
                         to_disk(c, s, i)  # a copy is there already
                     else:
                         try:
                             out.append(self._victim(s, n, i))
                         except BaseException:
-                            queue_push_oldest(s, i, Q_MAIN, entry_at(s, i).weight)
+                            queue_push_oldest(c, s, i, Q_MAIN)
                             raise
             finally:
                 mutex_unlock(cython.address(s.lock))
@@ -184,7 +184,7 @@ class Spill(Engine):
                         e.flags |= F_ON_DISK | (F_TABLE if e.state == E_LARGE else 0)
                         s.disk_bytes += e.disk_bytes
                     if not to_disk(c, s, i):
-                        queue_push_oldest(s, i, Q_MAIN, entry_weight(c, e))
+                        queue_push_oldest(c, s, i, Q_MAIN)
                 if meta[2]:
                     self._unpin(s, body)
             finally:
@@ -214,7 +214,7 @@ class Spill(Engine):
             mutex_lock(cython.address(s.lock))
             e = entry_at(s, i)
             if e.state != E_FREE and e.body == body and e.queue == Q_NONE:
-                queue_push_oldest(s, i, Q_MAIN, entry_weight(c, e))
+                queue_push_oldest(c, s, i, Q_MAIN)
             if meta[2]:
                 self._unpin(s, body)
             mutex_unlock(cython.address(s.lock))
@@ -236,7 +236,7 @@ class Spill(Engine):
                 e = entry_at(s, i)
                 if (e.state == E_SMALL or e.state == E_LARGE) and not e.flags & F_ON_DISK:
                     out.append(self._victim(s, n, i))
-                    got += e.weight
+                    got += entry_weight(c, e)
                 i += 1
             if i >= s.end:
                 i = 0
@@ -296,7 +296,7 @@ class Spill(Engine):
             if i:
                 tries = 0
                 got += entry_at(s, i).disk_bytes
-                queue_drop(s, i)
+                queue_drop(c, s, i)
                 s.evictions += 1
                 entry_forget(c, s, i, EV_DISK)
             mutex_unlock(cython.address(s.lock))
@@ -327,5 +327,5 @@ def to_disk(c, s, i):
     e.state = E_DISK
     e.body = cython.cast(uint64_t, d)
     e.use = 0
-    queue_push(s, i, Q_DISK, e.disk_bytes)
+    queue_push(c, s, i, Q_DISK)
     return True

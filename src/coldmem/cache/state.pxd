@@ -47,10 +47,10 @@ cdef enum Event:
     EV_REMOVED = 4              # by the caller; told for keys of the side table only
     EV_PLACE = 9                # a place on disk is no longer needed: three words, no key
 
-# One cache line for an entry. All of it is guarded by the shard's lock.
+# All of it is guarded by the shard's lock.
 cdef struct Entry:
-    uint64_t hash
     uint64_t body               # see EntryState
+    uint32_t hash               # low half
     uint32_t segment
     uint32_t offset
     uint32_t disk_bytes
@@ -60,7 +60,6 @@ cdef struct Entry:
     uint32_t next
     uint32_t expires            # tick, 0: never
     uint32_t hot                # 1 + place in the shard's table of hot copies
-    uint32_t weight             # bytes that it counts for in its queue
     uint16_t key_bytes          # E_SMALL: with the kind in front
     uint8_t state
     uint8_t queue

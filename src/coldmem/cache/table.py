@@ -56,7 +56,7 @@ def table_find(c, s, key):
     e: EntryP
     while i:
         e = entry_at(s, i)
-        if e.hash == key.hash and body_key(c, e, key):
+        if e.hash == cython.cast(uint32_t, key.hash) and body_key(c, e, key):
             return i
         i = e.chain
     return 0
@@ -123,7 +123,7 @@ def table_room(c, s):
         need = _grow_entries(c, s) if s.end < ENTRIES_MAX else NO_MEMORY
         if need:
             return need
-    if s.count > s.mask and s.mask < 0x7FFFFFFF:
+    if s.count > s.mask + s.mask // 2 and s.mask < 0x7FFFFFFF:
         return _grow_buckets(c, s)
     return 0
 
@@ -139,7 +139,7 @@ def table_add(c, s, hash):
         s.end += 1
         e = entry_at(s, i)
     memset(e, 0, cython.sizeof(Entry))
-    e.hash = hash
+    e.hash = cython.cast(uint32_t, hash)
     e.chain = s.buckets[hash & s.mask]
     s.buckets[hash & s.mask] = i
     s.count += 1

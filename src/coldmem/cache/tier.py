@@ -266,7 +266,7 @@ class Tier:
             return
         key = bytes([_KEY_OWN, number])
         if isinstance(codec, ZstdDictCodec):
-            meta, payload = bytes([_CODEC_DICTIONARY]), codec.dictionary
+            meta, payload = bytes([_CODEC_DICTIONARY, codec.level]), codec.dictionary
         else:
             meta, payload = bytes([_CODEC_NAME]), codec.name.encode()
         with self.lock:
@@ -280,7 +280,7 @@ class Tier:
         for place, key, meta in found:
             if key[:1] == bytes([_KEY_OWN]):
                 data = bytes(self.log.read(place).payload)
-                codecs[key[1]] = (ZstdDictCodec(data) if meta[0] == _CODEC_DICTIONARY
+                codecs[key[1]] = (ZstdDictCodec(data, meta[1]) if meta[0] == _CODEC_DICTIONARY
                                   else get_codec(data.decode()))
                 cache._add_codec(codecs[key[1]], key[1])
         now = time.time()

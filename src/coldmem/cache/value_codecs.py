@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from coldmem.cache.learn import Learner, dictionary_bytes_for
+from coldmem.cache.learn import Learner, plan_for
 from coldmem.codecs import Codec, get_codec
 from coldmem.codecs.registry import CodecLike
 from coldmem.codecs.zstd_dict import ZstdDictCodec
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _DICTIONARIES_MOST = 8
 _SMALL_BYTES = 4096
-# One of so many small values is a sample, before and after the first training.
-_SAMPLE_OFTEN, _SAMPLE_SELDOM = 8, 64
+# One of so many small values may be a sample, before and after the first training.
+_SAMPLE_OFTEN, _SAMPLE_SELDOM = 1, 64
 
 
 class ValueCodecs:
@@ -53,7 +53,8 @@ class ValueCodecs:
         if codec == "auto":
             try:
                 small = get_codec("zstd")
-                self._learner = Learner(dictionary_bytes=dictionary_bytes_for(cache.memory_max))
+                nbytes, level, samples = plan_for(cache.memory_max)
+                self._learner = Learner(level=level, dictionary_bytes=nbytes, samples=samples)
             except MissingLibraryError:
                 small = get_codec("lz4")
         cache.large_codec = self._number_of(large, known)
@@ -118,8 +119,16 @@ class ValueCodecs:
             self._numbers.append(number)
             cache.small_codec = number
             cache.sample_period = _SAMPLE_SELDOM
+            self._reencode(number)
         finally:
             self._thread = None
+
+    def _reencode(self, number: int) -> None:
+        """Give what was stored before, and what older dictionaries hold, the new one."""
+        for shard in range(self._cache._shards()):
+            at = 1
+            while at and not self._stopped:
+                at = self._cache._reencode(shard, at, number)
 
     def _retire(self) -> None:
         """Forget dictionaries that no entry needs; on disk, numbers are not used again."""

@@ -72,8 +72,25 @@ ctypedef size_t (*zdict_finish_fn)(void *dictionary, size_t cap, const void *con
                                    const void *samples, const size_t *sizes, unsigned int count,
                                    ZdictParams params) noexcept nogil
 
+cdef struct ZdictFastCover:     # ZDICT_fastCover_params_t, of the part of zdict.h that may change
+    unsigned int segment
+    unsigned int word
+    unsigned int table_bits
+    unsigned int steps
+    unsigned int threads
+    double split
+    unsigned int acceleration
+    unsigned int shrink
+    unsigned int shrink_regression
+    ZdictParams params
+
+ctypedef size_t (*zdict_fast_fn)(void *dictionary, size_t cap, const void *samples,
+                                 const size_t *sizes, unsigned int n,
+                                 ZdictFastCover params) noexcept nogil
+
 cdef struct ZdictApi:
     zdict_train_fn train
+    zdict_fast_fn train_fast    # NULL where the library does not export it
     zdict_finish_fn finish
     zdict_header_fn header_bytes
     zstd_error_fn is_error

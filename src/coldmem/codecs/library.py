@@ -34,6 +34,7 @@ ZDICT = (
     b"ZDICT_trainFromBuffer", b"ZDICT_finalizeDictionary", b"ZDICT_getDictHeaderSize",
     b"ZDICT_isError", b"ZDICT_getErrorName",
 )
+ZDICT_FAST = cython.declare(bytes, b"ZDICT_trainFromBuffer_fastCover")
 ZLIB = (
     b"deflateInit_", b"deflate", b"deflateReset", b"deflateEnd",
     b"inflateInit_", b"inflate", b"inflateReset", b"inflateEnd",
@@ -156,6 +157,7 @@ def load_zdict(api):
     api.header_bytes = cython.cast(zdict_header_fn, symbol(h, ZDICT[2]))
     api.is_error = cython.cast(zstd_error_fn, symbol(h, ZDICT[3]))
     api.error_name = cython.cast(zdict_name_fn, symbol(h, ZDICT[4]))
+    api.train_fast = cython.cast(zdict_fast_fn, dlsym(h, ZDICT_FAST))
     return 0
 
 

@@ -1,7 +1,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from coldmem.codecs.codec cimport Codec
-from coldmem.codecs.library cimport ZdictApi, ZdictParams, ZstdApi, ZstdDictApi
+from coldmem.codecs.library cimport ZdictApi, ZdictFastCover, ZdictParams, ZstdApi, ZstdDictApi
 
 cdef struct DictSettings:       # constant once the codec is made
     ZstdApi api
@@ -25,6 +25,7 @@ cdef void *new_compressor(DictSettings *s) noexcept nogil
 cdef void *new_decompressor(DictSettings *s) noexcept nogil
 cdef int32_t dict_compress(void *context, const uint8_t *src, uint32_t n,
                            uint8_t *dst, uint32_t cap, uint64_t hint) noexcept nogil
+cdef bint one_frame(const uint8_t *src, uint32_t n) noexcept nogil
 cdef int32_t dict_decompress(void *context, const uint8_t *src, uint32_t n,
                              uint8_t *dst, uint32_t cap) noexcept nogil
 cdef void *dict_context_new(void *self, uint32_t unit_bytes) noexcept nogil

@@ -15,14 +15,23 @@ import zlib
 import cython
 from cython.cimports.coldmem.codecs.library import load_zdict, load_zstd_dict
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cython.cimports.libc.stdint import uint32_t
 from cython.cimports.libc.stdlib import calloc, free, malloc
+from cython.cimports.libc.string import memset
 
-from coldmem.errors import CodecError, MissingLibraryError, TrainingError, UnknownCodecError, UsageError
+from coldmem.errors import (
+    CodecError,
+    MissingLibraryError,
+    TrainingError,
+    UnknownCodecError,
+    UsageError,
+)
 
 SIZE_BYTES_MAX = cython.declare(cython.uint, 0x7E000000)  # results are int32_t
 DICTIONARY_BYTES_MIN = 8  # libzstd ignores a shorter one
 DICTIONARY_BYTES_MAX = 1 << 24  # far beyond use; keeps all sums of sizes small
 SAMPLES_MIN = 8
+SAMPLE_BYTES_MIN = 8  # as much as the trainer compares at once
 SAMPLES_BYTES_MAX = 1 << 28
 DESTINATION_TOO_SMALL = cython.declare(cython.uint, 70)  # ZSTD_error_dstSize_tooSmall, stable
 RESET_SESSION = cython.declare(cython.int, 1)
@@ -34,6 +43,12 @@ MAGICLESS = cython.declare(cython.int, 1)
 CONTENT_SIZE = cython.declare(cython.int, 200)
 CHECKSUM = cython.declare(cython.int, 201)
 DICTIONARY_ID = cython.declare(cython.int, 202)
+# The format of frames, RFC 8878 section 3.1.1, as far as `one_frame` reads it.
+FRAME_HEADER_BYTES = cython.declare(cython.uint, 2)  # flags, all 0, and the size of the window
+BLOCK_HEADER_BYTES = cython.declare(cython.uint, 3)
+FRAME_BYTES_MIN = cython.declare(cython.uint, 6)  # the headers and a byte
+BLOCK_REPEATS = cython.declare(cython.uint, 1)
+BLOCK_RESERVED = cython.declare(cython.uint, 3)
 
 
 def new_compressor(s):
@@ -87,11 +102,37 @@ def dict_compress(context, src, n, dst, cap, hint):
     return size
 
 
+def one_frame(src, n):
+    """Whether `src` is one frame of the kind that we write, to its last byte, by the lengths in it.
+
+    libzstd goes on behind a frame that ends early, and up to 1.5.5 without a magic number it looks at
+    four bytes where there may be fewer, and for formats of old. What passes here leaves it nothing to
+    go on with.
+    """
+    at: uint32_t = FRAME_HEADER_BYTES
+    header: uint32_t
+    kind: uint32_t
+    if n < FRAME_BYTES_MIN or src[0] != 0:
+        return False
+    while n - at >= BLOCK_HEADER_BYTES:
+        header = src[at] | cython.cast(uint32_t, src[at + 1]) << 8 | cython.cast(uint32_t, src[at + 2]) << 16
+        at += BLOCK_HEADER_BYTES
+        kind = header >> 1 & 3
+        # Of a repeated byte the header has the count, and there is the byte.
+        header = header & 1 | (1 if kind == BLOCK_REPEATS else header >> 3) << 1
+        if kind == BLOCK_RESERVED or header >> 1 > n - at:
+            return False
+        at += header >> 1
+        if header & 1:
+            return at == n
+    return False
+
+
 def dict_decompress(context, src, n, dst, cap):
     c: DictContextP = cython.cast(DictContextP, context)
     s: DictSettingsP = c.settings
     size: cython.size_t
-    if n == 0:
+    if not one_frame(src, n):
         return -1
     if cap > SIZE_BYTES_MAX:
         cap = SIZE_BYTES_MAX
@@ -254,7 +295,7 @@ def train_dictionary(samples, nbytes=32768, level=1):
 
     Notes
     -----
-    The GIL is released while it trains; 200 samples of 1 KiB take about 20 ms.
+    The GIL is released while it trains; 200 samples of 1 KiB take about 5 ms, 600 about 20 ms.
     """
     api: ZdictApi
     sizes: cython.p_size_t
@@ -265,6 +306,7 @@ def train_dictionary(samples, nbytes=32768, level=1):
     of: cython.p_char
     final: cython.p_char
     params: ZdictParams
+    fast: ZdictFastCover
     size: cython.size_t
     final_size: cython.size_t = 0
     header: cython.size_t
@@ -275,11 +317,12 @@ def train_dictionary(samples, nbytes=32768, level=1):
         raise UsageError(f"a dictionary has 256 to {DICTIONARY_BYTES_MAX} bytes, not {nbytes}")
     load_zdict(cython.address(api))
     parts = [bytes(memoryview(sample)) for sample in samples]
-    parts = [part for part in parts if part]
+    # libzstd 1.5.4 runs out of its buffers when the samples have next to nothing in them.
+    parts = [part for part in parts if len(part) >= SAMPLE_BYTES_MIN]
     if len(parts) < SAMPLES_MIN:
         raise TrainingError(
-            f"{len(parts)} samples are too few for a dictionary: give at least {SAMPLES_MIN} that are "
-            "not empty, better 200"
+            f"{len(parts)} samples are too few for a dictionary: give at least {SAMPLES_MIN} of "
+            f"{SAMPLE_BYTES_MIN} bytes and more, better 200"
         )
     joined = b"".join(parts)
     if len(joined) > SAMPLES_BYTES_MAX:
@@ -304,22 +347,36 @@ def train_dictionary(samples, nbytes=32768, level=1):
         params.level = level
         params.verbosity = 0
         params.dictionary_id = 0
+        # By itself the trainer tries four settings with tables of 6 MB each. This one is as good on JSON
+        # (ratios 3.61 against 3.60, 4.42 against 4.36), takes a tenth of the time, and 400 KB.
+        memset(cython.address(fast), 0, cython.sizeof(ZdictFastCover))
+        fast.segment = 200
+        fast.word = 6
+        fast.table_bits = 16
+        fast.split = 1.0
+        fast.acceleration = 1
+        fast.params = params
         with cython.nogil:
-            size = api.train(to, cap, of, cython.cast(SizesP, sizes), n)
+            size = 0
+            if api.train_fast != cython.NULL:
+                size = api.train_fast(to, cap, of, cython.cast(SizesP, sizes), n, fast)
+            if size == 0 or api.is_error(size):
+                size = api.train(to, cap, of, cython.cast(SizesP, sizes), n)
             if not api.is_error(size):
                 # The trainer makes its entropy tables for libzstd's usual level; those for the level of
                 # use save 1.4 % more (level 1, JSON of 1 KiB).
                 header = api.header_bytes(to, size)
                 if not api.is_error(header) and header < size:
                     final_size = api.finish(
-                        final, cap, to + header, size - header, of, cython.cast(SizesP, sizes), n, params
+                        final, cap, to + header, size - header, of, cython.cast(SizesP, sizes), n,
+                        params,
                     )
     finally:
         free(sizes)
     if api.is_error(size):
         reason = cython.cast(bytes, api.error_name(size)).decode()
         raise TrainingError(
-            f"no dictionary comes of these {n} samples of {len(joined)} bytes (libzstd: {reason}): give "
+            f"no dictionary comes of these {n} samples (libzstd: {reason}): give "
             "more of them, or larger ones, or compress without a dictionary"
         )
     if final_size > 0 and not api.is_error(final_size):

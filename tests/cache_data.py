@@ -1,5 +1,6 @@
 """Values for tests of the cache, and caches of each kind."""
 
+import functools
 import random
 
 from coldmem import Cache
@@ -7,15 +8,16 @@ from coldmem import Cache
 KINDS = ["ram", "lru", "disk", "persistent", "lossless"]
 
 
+@functools.lru_cache(64)
 def text(nbytes, seed=0):
     """Compresses to about a third, and differs with the seed."""
     words = [b"user", b"name", b'{"id": ', b"null", b"value", b"true", b"2026-11-", b"page"]
     pick = random.Random(seed)
-    out = b"%d " % seed
+    out = bytearray(b"%d " % seed)
     while len(out) < nbytes:
         line = b"".join(b"%b %d, " % (pick.choice(words), pick.randrange(1000)) for _ in range(60))
         out += line * (1 + (nbytes > 1 << 16) * 50)
-    return out[:nbytes]
+    return bytes(out[:nbytes])
 
 
 def noise(nbytes, seed=0):
@@ -36,3 +38,8 @@ def make_cache(kind, folder, memory="64MiB", **options):
 def pass_time(cache, seconds):
     """Let `seconds` pass, for the lifetimes of this cache's values."""
     cache._shift_clock(seconds)
+
+
+def has_disk(cache):
+    """Whether what leaves memory is still there."""
+    return cache._tier is not None

@@ -44,7 +44,8 @@ def test_a_value_lives_as_long_as_it_should(new_cache, kind):
     for key in ("short", ("side", 1)):
         assert key not in cache
         assert cache.get(key) is None
-        assert cache.remaining_ttl(key) is None
+        with pytest.raises(KeyError):
+            cache.remaining_ttl(key)
         assert key not in list(cache)
         assert cache.pop(key, "gone") == "gone"
         with pytest.raises(KeyError):
@@ -54,6 +55,7 @@ def test_a_value_lives_as_long_as_it_should(new_cache, kind):
     assert cache.get_many(["default", "long", "ever"]) == {"long": b"3", "ever": b"4"}
     pass_time(cache, 1000)
     assert dict(cache) == {"ever": b"4"}
+    assert cache.expire() == 1
     assert cache.stats()["expirations"] == 4
 
 
@@ -153,8 +155,9 @@ def test_all_that_belongs_to_a_cache_counts(new_cache):
 
     cache = new_cache("ram", memory="48MiB")
     before = resident()
+    values = [text(300, n) for n in range(500)]
     for n in range(120_000):
-        cache[f"some key of a usual length {n}"] = text(300, n % 997)
+        cache[f"some key of a usual length {n}"] = b"%d" % n + values[n % 500]
     s = within(cache)
     grown = resident() - before
     assert grown < s["memory_max_bytes"] * 1.15 + 8 * MB
@@ -167,7 +170,8 @@ def test_keys_of_the_side_table_count(new_cache):
     s = within(cache)
     assert s["evictions"] > 10_000
     assert s["metadata_bytes"] > 100 * len(cache)
-    assert len(cache.others) <= len(cache) + 1
+    cache.clear()
+    assert within(cache)["metadata_bytes"] < s["metadata_bytes"] / 2
 
 
 @pytest.mark.parametrize("kind", ["ram", "lru"])
@@ -227,11 +231,11 @@ def test_lru_drops_what_was_used_longest_ago(new_cache):
     assert order == list(range(gone))
     first = gone  # the oldest that is left
     cache[first]
-    first + 1 in cache  # looking is no use  # noqa: B015
+    assert first + 1 in cache  # looking is no use
     cache.remaining_ttl(first + 1)
     list(cache)
-    cache[first + 2] = noise(3000, first + 2)
     order.clear()
+    cache[first + 2] = noise(3000, first + 2)
     while len(order) < 5:
         cache[n] = noise(3000, n)
         n += 1
@@ -282,8 +286,8 @@ def test_disk_that_is_full_drops_and_tells(new_cache):
     assert ("disk" in {reason for _, reason in heard})
     assert set(heard.values()) == {1}
     assert {key for key, _ in heard} == set(range(3000)) - left
-    for n in left:
-        assert cache[n] == noise(4000, n)
+    for n in left:  # reading one brings it to RAM, which may push out another
+        assert cache.get(n) in (None, noise(4000, n))
 
 
 def test_on_evict_may_use_the_cache(new_cache):
@@ -399,7 +403,7 @@ def test_a_policy_of_ones_own():
         assert 300 in cache
         assert 900 not in cache
         assert set(policy.order) == set(cache)
-        assert [key for key, _ in heard] == [n for n in range(1500) if n not in cache]
+        assert sorted(key for key, _ in heard) == [n for n in range(1500) if n not in cache]
         assert cache[0] == noise(3000, 0)
         assert policy.hits == 1
         del cache[0]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from cache_data import KINDS, make_cache, noise, text
+from cache_data import KINDS, has_disk, make_cache, noise, text
 
 from coldmem import Cache
 from coldmem.errors import ClosedError, UsageError
@@ -51,7 +51,8 @@ def test_a_missing_key(cache, key):
     assert cache.pop(key, 5) == 5
     assert cache.pop(key, None) is None
     assert key not in cache
-    assert cache.remaining_ttl(key) is None
+    with pytest.raises(KeyError):
+        cache.remaining_ttl(key)
     assert len(cache) == 1
 
 
@@ -179,7 +180,7 @@ def different_keys():
     yield from [None, "", b"", (), 0, 1, -1, -2, 2, "0", "1", b"1", "a", b"a", "\0", b"\0", "a\0", "\ud800", "\udfff",
                 "ä", "ä".encode(), "\N{PILE OF POO}", 0.5, 1e300, 1 << 63, -(1 << 63) - 1, 1 << 61, (1 << 61) - 1,
                 (1 << 63) - 1, -(1 << 63), 1j, (1,), ("1",), ((1,),), (None,), frozenset(), frozenset([1]), int, len,
-                Ellipsis, range(3), np.datetime64("2020-01-01"), "x" * 1023, "x" * 1024, "x" * 1025, b"x" * 70000,
+                Ellipsis, range(3), "x" * 1023, "x" * 1024, "x" * 1025, b"x" * 70000,
                 "y" * 70001, "ä" * 5000, (1 << 64) + 1]
 
 
@@ -193,11 +194,13 @@ def test_keys_that_differ_do_not_meet(new_cache, kind):
     for i, key in enumerate(keys):
         cache[key] = model[key] = text(200 + i, i)
     assert len(cache) == len(keys)
-    cache.evict("64MiB")
+    if kind not in ("ram", "lru"):
+        cache.evict("64MiB")
+    types = {key: type(key) for key in keys}
     found = list(cache)
     assert len(found) == len(keys)
     for key in found:
-        assert type(key) in (type(k) for k in keys if k == key)
+        assert type(key) is types[key]
     for key in keys:
         assert cache[key] == model[key]
     for key in keys[::2]:
@@ -274,14 +277,14 @@ def test_values_of_all_sizes(cache, make):
     model = {}
     for i, n in enumerate(SIZES):
         cache[n] = model[n] = make(n, i)
+    assert cache.stats()["original_bytes"] == sum(SIZES)
     for _ in range(2):
         for n in SIZES:
             found = cache[n]
             assert type(found) is bytes
             assert found == model[n]
-        cache.evict("64MiB")
-    if cache.stats()["evictions"] == 0:
-        assert cache.stats()["original_bytes"] == sum(SIZES)
+        if has_disk(cache):
+            cache.evict("64MiB")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -293,8 +296,7 @@ def test_a_value_is_replaced_by_one_of_another_size(new_cache, kind):
             cache["k"] = text(n, i)
             if i % 2:
                 cache.evict("64MiB")
-                if kind in ("ram", "lru"):
-                    assert "k" not in cache
+                assert ("k" in cache) == has_disk(cache)
             cache["k"] = noise(m, i)
             assert cache["k"] == noise(m, i)
             assert len(cache) == 1
@@ -321,15 +323,16 @@ def test_a_value_is_as_it_was_when_it_was_set(cache):
     assert cache["things"] == [1]
 
 
-@pytest.mark.parametrize("value", [None, True, 5, "text", (1, [2]), {"a": {1, 2}}, 1.5, ..., "x" * 300_000], ids=repr
-                         if False else lambda v: type(v).__name__)
+@pytest.mark.parametrize("value", [None, True, 5, "text", (1, [2]), {"a": {1, 2}}, 1.5, ..., "x" * 300_000], 
+                         ids=lambda v: type(v).__name__)
 def test_objects(cache, value):
     cache["k"] = value
     assert cache["k"] == value
     assert type(cache["k"]) is type(value)
     assert cache.get("k", "default") == value
-    cache.evict("64MiB")
-    assert cache.get("k", value) == value
+    if has_disk(cache):
+        cache.evict("64MiB")
+    assert cache["k"] == value
 
 
 def test_arrays_and_tables(cache):
@@ -342,7 +345,9 @@ def test_arrays_and_tables(cache):
     frame = pd.DataFrame({"a": np.arange(5000), "b": rng.random(5000), "c": ["x", None, "zz", "y"] * 1250})
     table = pa.table({"n": pa.array(range(9000)), "t": pa.array(["a", None, "ccc"] * 3000)})
     cache.update(arrays, frame=frame, table=table)
-    for _ in range(2):
+    for again in range(1 + has_disk(cache)):
+        if again:
+            cache.evict("64MiB")
         for name, array in arrays.items():
             found = cache[name]
             np.testing.assert_array_equal(found, array)
@@ -351,8 +356,6 @@ def test_arrays_and_tables(cache):
                 found[...] = found[...]  # it can be written to
         pd.testing.assert_frame_equal(cache["frame"], frame)
         assert cache["table"].equals(table)
-        if cache.evict("64MiB") and cache.stats()["evictions"]:
-            return
 
 
 def test_a_serializer(new_cache):
@@ -409,14 +412,15 @@ def test_iteration_while_all_goes(cache):
         if n == 10:
             cache.clear()
     assert n < 1000
-    items = iter(cache.items())
-    cache.update({n: b"x" for n in range(1000)})
-    with pytest.raises(StopIteration):
-        next(items)
-        cache.clear()
-        for _ in items:  # `items` looks each key up, which may be gone
-            pass
-        next(items)
+    cache.update({n: b"%d" % n for n in range(1000)})
+    items, values = iter(cache.items()), iter(cache.values())
+    next(values)
+    key, value = next(items)
+    assert value == b"%d" % key
+    cache.clear()
+    assert list(items) == []
+    assert list(values) == []
+    assert b"5" not in cache.values()
 
 
 def test_an_iterator_that_is_dropped_does_no_harm(cache):

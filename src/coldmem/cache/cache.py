@@ -29,6 +29,7 @@ from coldmem.cache.recall import Recall
 from coldmem.cache.serialize import KIND_BYTES, Serializer, check_serializer, dump, load
 from coldmem.cache.tier import Tier
 from coldmem.cache.value_codecs import ValueCodecs
+from coldmem.cache.views import Items, Values
 from coldmem.codecs import Codec
 from coldmem.codecs.registry import CodecLike
 from coldmem.errors import MemoryLimitError, UsageError
@@ -124,6 +125,7 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         if own is not None and (path, directory, disk_max) != (None, None, None):
             raise UsageError("a policy of your own cannot choose for the disk tier yet: use 's3fifo' or "
                              "'lru' with a disk")
+        _check_ttl(ttl)
         disk = None if disk_max is None else parse_bytes(disk_max)
         self.lossless = lossless
         self.memory_max = memory
@@ -224,6 +226,14 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
                     key = self._key_of_bytes(row)
                     if key is not MISSING:
                         yield key
+
+    def items(self) -> Items:
+        """Keys with their values. What goes meanwhile is left out."""
+        return Items(self)
+
+    def values(self) -> Values:
+        """The values. What goes meanwhile is left out."""
+        return Values(self)
 
     def pop(self, key: Any, default: Any = MISSING) -> Any:
         """Remove `key`: its value, or `default`. Of several that pop a value, one gets it."""
@@ -447,6 +457,15 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__
+
+
+def _check_ttl(ttl: float | None) -> None:
+    try:
+        good = ttl is None or ttl > 0
+    except TypeError:
+        good = False
+    if not good:
+        raise UsageError(f"ttl={ttl!r}: give seconds, more than 0, or None for no end")
 
 
 def _after_fork_in_child() -> None:

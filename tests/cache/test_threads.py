@@ -40,6 +40,7 @@ def cache(request, tmp_path):
     with make_cache(request.param, tmp_path, "6MiB", **options) as made:
         yield made
         made.check_valid()
+        made.expire()
         s = made.stats()
         assert s["memory_used_bytes"] <= s["memory_max_bytes"]
         assert s["entries"] == len(list(made))

@@ -176,7 +176,9 @@ class Core:
         s: ShardP = shard_of(c, k.hash)
         i: uint32_t
         e: EntryP
-        where: tuple
+        segment: uint32_t
+        offset: uint32_t
+        nbytes: uint32_t
         while True:
             mutex_lock(cython.address(s.lock))
             i = table_find(c, s, k)
@@ -202,9 +204,11 @@ class Core:
             if e.state == E_LARGE:
                 return self._large(s, i)
             s.hits_disk += 1
-            where = (e.segment, e.offset, e.disk_bytes)
-            mutex_unlock(cython.address(s.lock))
-            value = self._from_disk(key, where)
+            segment = e.segment
+            offset = e.offset
+            nbytes = e.disk_bytes
+            mutex_unlock(cython.address(s.lock))  # no tuple before: see spill.py
+            value = self._from_disk(key, (segment, offset, nbytes))
             if value is not MISSING:
                 return value
 

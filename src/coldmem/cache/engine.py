@@ -410,19 +410,21 @@ class Engine(Writer):
         c: CacheP = self.c
         i: uint32_t
         s: ShardP
+        now: Shard
         total = dict.fromkeys(COUNTERS, 0)
         hot = original = stored = disk = on_disk = 0
         for i in range(c.shards_mask + 1):
             s = c.shards + i
             mutex_lock(cython.address(s.lock))
-            row = (s.hits, s.hits_hot, s.hits_disk, s.misses, s.sets, s.deletes, s.evictions,
-                   s.expirations)
-            hot += s.hot_bytes
-            original += s.original_bytes
-            stored += s.stored_bytes
-            disk += s.disk_bytes
-            on_disk += s.queues[Q_DISK].count
+            now = s[0]
             mutex_unlock(cython.address(s.lock))
+            row = (now.hits, now.hits_hot, now.hits_disk, now.misses, now.sets, now.deletes,
+                   now.evictions, now.expirations)
+            hot += now.hot_bytes
+            original += now.original_bytes
+            stored += now.stored_bytes
+            disk += now.disk_bytes
+            on_disk += now.queues[Q_DISK].count
             for name, value in zip(COUNTERS, row, strict=True):
                 total[name] += value
         entries = a64_load_rlx(cython.address(c.entries))

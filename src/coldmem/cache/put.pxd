@@ -45,6 +45,7 @@ cdef class Writer(Core):
                           const uint8_t *first, uint32_t stored) except -1
     # 1, or 0: something is there and `only_new` is set; what was put is freed.
     cdef int _link(self, Key *k, Put *put) except -1
+    cdef int _replace(self, Shard *s, Entry *e, Put *put) except -1
     cdef int _free_put(self, Put *put) except -1
     cdef int _sample(self, const uint8_t *data, uint32_t n, uint32_t stored) except -1
     cdef int _room(self, uint64_t need) except -1

@@ -30,7 +30,8 @@ from cython.cimports.coldmem.cache.state import (
     E_SMALL,
     EV_EXPIRED,
     EV_REMOVED,
-    F_ON_DISK,
+    F_OLD_PLACE,
+    F_PLACE,
     KEY_ROOM,
     PIECE_BYTES,
     Q_DISK,
@@ -118,7 +119,7 @@ def source_take(src, n, gather):
 
 def ticks_of(c, ttl):
     """The tick at which something expires that lives for `ttl` seconds, rounded up; 0: never."""
-    if ttl is None:
+    if ttl is None or ttl == float("inf"):
         return 0
     if not ttl > 0:
         raise UsageError(f"a time to live of {ttl!r} s: give more than 0, or None for no end")
@@ -144,7 +145,7 @@ def entry_fill(c, s, e, k, put):
     a64_fetch_add_rlx(cython.address(c.users[e.codec]), 1)
     s.original_bytes += put.length
     s.stored_bytes += entry_stored(c, e)
-    if e.flags & F_ON_DISK:
+    if e.flags & F_PLACE:
         s.disk_bytes += e.disk_bytes
 
 
@@ -374,7 +375,7 @@ class Writer(Core):
             queue = e.queue
             use = e.use
             queue_drop(c, s, i)
-            entry_empty(c, s, e, False)
+            self._replace(s, e, put)
         entry_fill(c, s, e, k, put)
         s.sets += 1
         if fresh:
@@ -388,6 +389,23 @@ class Writer(Core):
             e.use = min(use + 1, 3)
         mutex_unlock(cython.address(s.lock))
         return 1
+
+    def _replace(self, s, e, put):
+        """Empty an entry that is to be filled by put.
+
+        What a flush has written stays on disk until the new value is there: a crash must not find
+        neither.
+        """
+        keep: cython.bint = (e.flags & F_PLACE != 0 and put.state != E_DISK
+                             and a32_load_rlx(cython.address(self.c.keep_places)) != 0)
+        entry_empty(self.c, s, e, keep)
+        if keep:
+            put.segment = e.segment
+            put.offset = e.offset
+            put.disk_bytes = e.disk_bytes
+            put.flags |= F_OLD_PLACE
+            s.disk_bytes -= e.disk_bytes  # entry_fill counts it again
+        return 0
 
     def _free_put(self, put):
         if put.state == E_SMALL:
@@ -435,7 +453,10 @@ class Writer(Core):
         s: ShardP
         i: uint32_t
         e: EntryP
-        found = None
+        body: uint64_t = 0
+        segment: uint32_t = 0
+        offset: uint32_t = 0
+        found: cython.bint = False
         keep = self._key(key, cython.address(k), False)
         if keep is None:
             return None
@@ -445,9 +466,12 @@ class Writer(Core):
         if i:
             e = entry_at(s, i)
             if e.expires == 0 or e.expires > now_tick(self.c):
-                found = (e.body, e.segment, e.offset)
-        mutex_unlock(cython.address(s.lock))
-        return found
+                found = True
+                body = e.body
+                segment = e.segment
+                offset = e.offset
+        mutex_unlock(cython.address(s.lock))  # no tuple before: see spill.py
+        return (body, segment, offset) if found else None
 
     def _drop_if(self, key, identity):
         """Forget a key if its value is still that one: whether it was."""

@@ -35,6 +35,7 @@ from cython.cimports.coldmem.cache.state import (
     E_LARGE,
     E_SMALL,
     F_ON_DISK,
+    F_PLACE,
     F_TABLE,
     Q_DISK,
     Q_MAIN,
@@ -43,6 +44,7 @@ from cython.cimports.coldmem.cache.state import (
     BodyP,
     CacheP,
     ContextP,
+    Entry,
     EntryP,
     Key,
     ShardP,
@@ -151,7 +153,8 @@ class Recall(Spill):
         # What it is does not change while its place does not, so it may be looked up twice.
         mutex_lock(cython.address(s.lock))
         i = table_find(c, s, cython.address(k))
-        e = entry_at(s, i)
+        if i:
+            e = entry_at(s, i)
         if i == 0 or e.state != E_DISK or e.segment != segment or e.offset != offset:
             mutex_unlock(cython.address(s.lock))
             return False
@@ -199,7 +202,8 @@ class Recall(Spill):
             put.body = cython.cast(uint64_t, b)
         mutex_lock(cython.address(s.lock))
         i = table_find(c, s, cython.address(k))
-        e = entry_at(s, i)
+        if i:
+            e = entry_at(s, i)
         if i == 0 or e.state != E_DISK or e.segment != segment or e.offset != offset:
             i = 0
             if put.state == E_SMALL:
@@ -264,7 +268,10 @@ class Recall(Spill):
         segment: uint32_t
         offset: uint32_t
         ok: cython.bint = False
+        to_segment: uint32_t
+        to_offset: uint32_t
         segment, offset, _ = old
+        to_segment, to_offset, _ = new
         if not key_from(cython.cast(U8CP, PyBytes_AS_STRING(key)), len(key), cython.address(k)):
             return False
         s = shard_of(self.c, k.hash)
@@ -273,8 +280,9 @@ class Recall(Spill):
             i = table_find(self.c, s, cython.address(k))
             if i:
                 e = entry_at(s, i)
-                if e.flags & F_ON_DISK and e.segment == segment and e.offset == offset:
-                    e.segment, e.offset, _ = new
+                if e.flags & F_PLACE and e.segment == segment and e.offset == offset:
+                    e.segment = to_segment
+                    e.offset = to_offset
                     ok = True
         finally:
             mutex_unlock(cython.address(s.lock))
@@ -285,18 +293,16 @@ class Recall(Spill):
         k: Key
         s: ShardP
         i: uint32_t
-        e: EntryP
-        row = None
+        e: Entry
         if not key_from(cython.cast(U8CP, PyBytes_AS_STRING(key)), len(key), cython.address(k)):
             return None
         s = shard_of(self.c, k.hash)
         mutex_lock(cython.address(s.lock))
-        try:
-            i = table_find(self.c, s, cython.address(k))
-            if i:
-                e = entry_at(s, i)
-                row = (e.state, e.kind, e.codec, bool(e.flags & F_TABLE), entry_length(e),
-                       (e.segment, e.offset, e.disk_bytes) if e.flags & F_ON_DISK else None)
-        finally:
-            mutex_unlock(cython.address(s.lock))
-        return row
+        i = table_find(self.c, s, cython.address(k))
+        if i:
+            e = entry_at(s, i)[0]
+        mutex_unlock(cython.address(s.lock))
+        if i == 0:
+            return None
+        return (e.state, e.kind, e.codec, bool(e.flags & F_TABLE), e.length,
+                (e.segment, e.offset, e.disk_bytes) if e.flags & F_ON_DISK else None)

@@ -6,7 +6,9 @@ value is its memory given up. It can be found and read all the time; a write or 
 the written record garbage.
 
 Guarantees: a value is in at least one place at every moment until it is evicted.
-Locks: as core.py; one shard lock at a time.
+Locks: as core.py; one shard lock at a time. While a shard lock is held, nothing is made that Python's
+garbage collector tracks: a collection may run any code, give the GIL to a thread that waits for the
+lock, and never get it back. Bytes, numbers and a longer list are safe.
 """
 
 import cython
@@ -18,6 +20,7 @@ from cython.cimports.coldmem.cache.body import (
     entry_length,
     entry_stored,
     entry_weight,
+    place_put,
 )
 from cython.cimports.coldmem.cache.engine import key_bytes
 from cython.cimports.coldmem.cache.queues import (
@@ -35,6 +38,7 @@ from cython.cimports.coldmem.cache.state import (
     E_LARGE,
     E_SMALL,
     EV_DISK,
+    F_OLD_PLACE,
     F_ON_DISK,
     F_TABLE,
     Q_DISK,
@@ -83,16 +87,18 @@ class Spill(Engine):
         s: ShardP
         got: uint64_t = 0
         want: uint64_t = nbytes
+        picked: Picked
         out = []
         while got < want and tries <= c.shards_mask:
             n = self._next_shard()
             s = c.shards + n
             tries += 1
+            picked.count = 0
+            keys: list = []
+            payloads: list = []
             mutex_lock(cython.address(s.lock))
             try:
-                for _ in range(64):
-                    if got >= want:
-                        break
+                while got < want and picked.count < PICKED_MAX:
                     i = queue_victim(c, s)
                     if i == 0:
                         break
@@ -100,14 +106,15 @@ class Spill(Engine):
                     got += entry_weight(c, entry_at(s, i))
                     if entry_at(s, i).flags & F_ON_DISK:
                         to_disk(c, s, i)  # a copy is there already
-                    else:
-                        try:
-                            out.append(self._victim(s, n, i))
-                        except BaseException:
-                            queue_push_oldest(c, s, i, Q_MAIN)
-                            raise
+                        continue
+                    try:
+                        self._pick(s, i, cython.address(picked), keys, payloads)
+                    except BaseException:
+                        queue_push_oldest(c, s, i, Q_MAIN)
+                        raise
             finally:
                 mutex_unlock(cython.address(s.lock))
+            self._rows(n, cython.address(picked), keys, payloads, out)
         return out, got
 
     def _next_shard(self):
@@ -115,47 +122,66 @@ class Spill(Engine):
         self.c.cursor = at + 1
         return at & self.c.shards_mask
 
-    def _victim(self, s, number, i):
+    def _pick(self, s, i, picked, keys, payloads):
+        """Note an entry and copy what may change. The lock is held: see the module on what is made here."""
         c: CacheP = self.c
         e: EntryP = entry_at(s, i)
-        b: BodyP = cython.NULL
-        tick: uint32_t = now_tick(c)
-        left = (max(e.expires, tick) - tick) / 100 if e.expires else None
-        if e.state == E_LARGE:
-            b = cython.cast(BodyP, e.body)
-        parts = self._payload(e, b)
-        row = (number, i, e.body, key_bytes(c, e),
-               (e.kind, e.codec, e.state == E_LARGE, entry_length(e), left), parts)
-        if b != cython.NULL:
-            b.pins += 1  # so that no other body gets its address before `_commit`
-        return row
-
-    def _payload(self, e, b):
-        """Bytes of an entry as they go to disk: of one object, or a table and the chunks."""
-        c: CacheP = self.c
         token: uint64_t
         error: int32_t
-        n: uint64_t
-        at: uint64_t = 0
-        k: uint32_t
-        piece: uint32_t = 0
         p: U8CP
-        out: U8P
-        if b == cython.NULL:
-            n = entry_stored(c, e)
+        n: uint64_t = entry_stored(c, e)
+        keys.append(key_bytes(c, e))
+        if e.state == E_SMALL:
             data = PyBytes_FromStringAndSize(cython.NULL, n)
             p = zs_read_begin(c.pool, e.body, cython.address(token), cython.address(error))
             memcpy(PyBytes_AS_STRING(data), p + e.key_bytes, n)
             zs_read_end(c.pool, e.body, token)
-            return [data]
-        data = PyBytes_FromStringAndSize(cython.NULL, 4 * cython.cast(uint64_t, b.chunks) + b.stored)
+            payloads.append(data)
+        else:
+            payloads.append(None)
+            # Held until `_commit`: it can be read without the lock, and no other gets its address.
+            cython.cast(BodyP, e.body).pins += 1
+        picked.entries[picked.count] = e[0]
+        picked.numbers[picked.count] = i
+        picked.count += 1
+        return 0
+
+    def _rows(self, number, picked, keys, payloads, out):
+        """Append what was picked to `out`, as `_victims` says. Without the lock."""
+        k: uint32_t
+        e: EntryP
+        tick: uint32_t = now_tick(self.c)
+        rows = []
+        for k in range(picked.count):
+            e = cython.address(picked.entries[k])
+            left = (max(e.expires, tick) - tick) / 100 if e.expires else None
+            rows.append((number, picked.numbers[k], e.body, keys[k],
+                         (e.kind, e.codec, e.state == E_LARGE, e.length, left), [payloads[k]]))
+        try:
+            for k in range(picked.count):
+                if picked.entries[k].state == E_LARGE:
+                    rows[k][5][0] = self._payload(cython.cast(BodyP, picked.entries[k].body))
+        except BaseException:
+            self._abort(rows)
+            raise
+        out.extend(rows)
+        return 0
+
+    def _payload(self, b):
+        """Bytes of a value in pieces as they go to disk: the table, then the chunks."""
+        c: CacheP = self.c
+        at: uint64_t = 4 * cython.cast(uint64_t, b.chunks)
+        k: uint32_t
+        piece: uint32_t = 0
+        out: U8P
+        data = PyBytes_FromStringAndSize(cython.NULL, at + b.stored)
         out = cython.cast(U8P, PyBytes_AS_STRING(data))
-        memcpy(out, b.table, 4 * cython.cast(uint64_t, b.chunks))
-        at = 4 * cython.cast(uint64_t, b.chunks)
-        for k in range(b.chunks):
-            body_gather(c, b, k, cython.address(piece), out + at)
-            at += b.table[k] & ~RAW
-        return [data]
+        with cython.nogil:
+            memcpy(out, b.table, at)
+            for k in range(b.chunks):
+                body_gather(c, b, k, cython.address(piece), out + at)
+                at += b.table[k] & ~RAW
+        return data
 
     def _commit(self, victims, places):
         """The victims lie at these places now: (segment, offset, nbytes). Those that nobody needs."""
@@ -165,11 +191,17 @@ class Spill(Engine):
         i: uint32_t
         e: EntryP
         body: uint64_t
+        segment: uint32_t
+        offset: uint32_t
+        size: uint32_t
+        large: cython.bint
         lost = []
         for (number, entry, what, _, meta, _), place in zip(victims, places, strict=True):
             n = number
             i = entry
             body = what
+            segment, offset, size = place
+            large = meta[2]
             s = c.shards + n
             mutex_lock(cython.address(s.lock))
             try:
@@ -180,16 +212,27 @@ class Spill(Engine):
                     if e.flags & F_ON_DISK:  # by a flush in the meantime
                         lost.append(place)
                     else:
-                        e.segment, e.offset, e.disk_bytes = place
-                        e.flags |= F_ON_DISK | (F_TABLE if e.state == E_LARGE else 0)
-                        s.disk_bytes += e.disk_bytes
+                        self._written(s, e, segment, offset, size)
                     if not to_disk(c, s, i):
                         queue_push_oldest(c, s, i, Q_MAIN)
-                if meta[2]:
+                if large:
                     self._unpin(s, body)
             finally:
                 mutex_unlock(cython.address(s.lock))
         return lost
+
+    def _written(self, s, e, segment, offset, size):
+        """The value of e is on disk, so what lies at the place of an older one is not needed."""
+        if e.flags & F_OLD_PLACE:
+            place_put(self.c, e.segment, e.offset, e.disk_bytes)
+            s.disk_bytes -= e.disk_bytes
+            e.flags &= ~F_OLD_PLACE
+        e.segment = segment
+        e.offset = offset
+        e.disk_bytes = size
+        e.flags |= F_ON_DISK | (F_TABLE if e.state == E_LARGE else 0)
+        s.disk_bytes += size
+        return 0
 
     def _unpin(self, s, body):
         b: BodyP = cython.cast(BodyP, body)
@@ -228,20 +271,25 @@ class Spill(Engine):
         end: uint32_t
         e: EntryP
         got: uint64_t = 0
+        picked: Picked
         out = []
+        keys: list = []
+        payloads: list = []
+        picked.count = 0
         mutex_lock(cython.address(s.lock))
         try:
             end = min(s.end, i + 256)
-            while i < end and got < 1 << 20:
+            while i < end and got < 1 << 20 and picked.count < PICKED_MAX:
                 e = entry_at(s, i)
                 if (e.state == E_SMALL or e.state == E_LARGE) and not e.flags & F_ON_DISK:
-                    out.append(self._victim(s, n, i))
+                    self._pick(s, i, cython.address(picked), keys, payloads)
                     got += entry_weight(c, e)
                 i += 1
             if i >= s.end:
                 i = 0
         finally:
             mutex_unlock(cython.address(s.lock))
+        self._rows(n, cython.address(picked), keys, payloads, out)
         return i, out
 
     def _placed(self, copies, places, failed: cython.bint):
@@ -255,11 +303,17 @@ class Spill(Engine):
         i: uint32_t
         e: EntryP
         body: uint64_t
+        segment: uint32_t
+        offset: uint32_t
+        size: uint32_t
+        large: cython.bint
         lost = []
         for (number, entry, what, _, meta, _), place in zip(copies, places, strict=True):
             n = number
             i = entry
             body = what
+            segment, offset, size = place
+            large = meta[2]
             s = c.shards + n
             mutex_lock(cython.address(s.lock))
             try:
@@ -269,10 +323,8 @@ class Spill(Engine):
                 elif e.state == E_FREE or e.state == E_DISK or e.body != body or e.flags & F_ON_DISK:
                     lost.append(place)
                 else:
-                    e.segment, e.offset, e.disk_bytes = place
-                    e.flags |= F_ON_DISK | (F_TABLE if e.state == E_LARGE else 0)
-                    s.disk_bytes += e.disk_bytes
-                if meta[2]:
+                    self._written(s, e, segment, offset, size)
+                if large:
                     self._unpin(s, body)
             finally:
                 mutex_unlock(cython.address(s.lock))

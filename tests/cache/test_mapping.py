@@ -41,7 +41,8 @@ def test_it_is_a_mutable_mapping(cache):
 def test_a_missing_key(cache, key):
     cache["other"] = b"x"
     for act in (
-        lambda: cache[key], lambda: cache.__delitem__(key), lambda: cache.pop(key)
+        lambda: cache[key], lambda: cache.__delitem__(key), lambda: cache.pop(key),
+        lambda: cache.remaining_ttl(key),
     ):
         with pytest.raises(KeyError) as caught:
             act()

@@ -30,8 +30,8 @@ def crash(cache, folder, to):
 
 
 # -- a clean close ---------------------------------------------------------------------------------
-KEYS = ["plain", "", b"bytes", b"", 17, -1, -(1 << 63), 1 << 70, None, 2.5, ("user", 17), ("user", ("a", 1)),
-        frozenset({1, 2}), "\ud800", "k" * 5000, "ключ"]
+KEYS = ["plain", "", b"bytes", b"", 17, -1, -(1 << 63), 1 << 70, None, 2.5, ("user", 17),
+        ("user", ("a", 1)), frozenset({1, 2}), "\ud800", "k" * 5000, "ключ"]
 
 
 @pytest.mark.parametrize("memory", ["2MiB", "64MiB"])
@@ -217,7 +217,7 @@ def test_damage_never_gives_a_wrong_value(tmp_path, written, how):
             assert found.items() <= want.items() if "array" not in found else all(
                 want[key] == value for key, value in found.items())
             assert found, "a part was damaged, and all of it is gone"
-            assert how in ("cut", "shift") or len(found) > 1000
+            assert how in ("cut", "shift") or len(found) > 100  # a dictionary may be what is damaged
             assert {reason for _, reason in heard} <= {"corrupt"}
             cache.check_valid()
             again = {n: text(200, n) for n in range(500)}
@@ -263,7 +263,7 @@ import os, random, sys
 sys.path[:0] = [sys.argv[4], os.path.dirname(sys.argv[4])]
 from test_persistent import child_value, child_key
 from coldmem import Cache
-cache = Cache("1MiB", path=sys.argv[1], lossless=True)
+cache = Cache("4MiB", path=sys.argv[1], lossless=True)
 dice = random.Random(sys.argv[2])
 turn = int(sys.argv[3])
 def say(word, pairs):
@@ -303,7 +303,8 @@ def test_killed_at_any_moment(tmp_path):
     turn = flushes = 0
     for kill in range(6):
         child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, tmp_path / "c", str(kill), str(turn), os.path.dirname(__file__)],
+            [sys.executable, "-c", CHILD, tmp_path / "c", str(kill), str(turn),
+             os.path.dirname(__file__)],
             stdout=subprocess.PIPE)
         try:
             assert select.select([child.stdout], [], [], 60)[0], "it did nothing"
@@ -328,7 +329,7 @@ def test_killed_at_any_moment(tmp_path):
                 could[number] = could[number] | {when}
                 last[number] = when
                 turn = max(turn, when)
-        with Cache("1MiB", path=tmp_path / "c", lossless=True) as cache:
+        with Cache("4MiB", path=tmp_path / "c", lossless=True) as cache:
             cache.check_valid()
             for number, turns in could.items():
                 value = cache.get(child_key(number))

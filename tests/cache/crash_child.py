@@ -1,4 +1,4 @@
-"""Writes to a persistent cache by a plan that follows from a seed, until it is killed. Tells what is durable."""
+"""Writes to a persistent cache, by a plan from a seed, until it is killed; tells what is durable."""
 
 import os
 import random
@@ -12,7 +12,8 @@ def plan(seed):
     while True:
         for _ in range(pick.choice([1, 10, 60])):
             serial += 1
-            key = pick.choice([pick.randrange(60), f"key {pick.randrange(30)}", ("side", pick.randrange(10))])
+            key = pick.choice(
+                [pick.randrange(60), f"key {pick.randrange(30)}", ("side", pick.randrange(10))])
             if pick.random() < 0.2:
                 yield "delete", key
             else:

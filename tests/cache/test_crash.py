@@ -1,4 +1,4 @@
-"""A persistent cache that is killed at any moment, in the middle of anything: what was flushed is there."""
+"""A persistent cache that is killed at any moment: what was flushed is there."""
 
 import random
 import shutil

@@ -26,7 +26,8 @@ def small_disk(tmp_path):
 
 
 def says_full(error):
-    return getattr(error, "errno", None) == errno.ENOSPC or "full" in str(error) or "no room" in str(error)
+    text = str(error)
+    return getattr(error, "errno", None) == errno.ENOSPC or "full" in text or "no room" in text
 
 
 def fill(cache, model, keys, size=4000, seed=0):
@@ -45,7 +46,8 @@ def fill(cache, model, keys, size=4000, seed=0):
 def test_a_full_disk_evicts(small_disk):
     """disk_max promises more than there is: what finds no place is evicted, and heard of."""
     heard = []
-    with Cache("1MiB", directory=small_disk, disk_max="64MiB", on_evict=lambda *row: heard.append(row)) as cache:
+    with Cache("1MiB", directory=small_disk, disk_max="64MiB",
+               on_evict=lambda *row: heard.append(row)) as cache:
         model = {}
         assert fill(cache, model, range(1500)) == []
         cache.check_valid()

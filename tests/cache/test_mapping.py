@@ -107,7 +107,7 @@ def test_views(cache):
     assert set(cache.keys()) == set(model)
     assert dict(cache.items()) == model
     assert sorted(map(str, cache.values())) == sorted(map(str, model.values()))
-    assert 5 in cache.keys()
+    assert 5 in cache.keys()  # noqa: SIM118
     assert (5, b"5") in cache.items()
     assert (5, b"6") not in cache.items()
     assert len(cache.keys()) == len(cache.items()) == len(cache.values()) == len(model)
@@ -126,7 +126,8 @@ def test_many(cache):
 
 
 # -- keys ------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("key", [[], {}, {1}, bytearray(b"a"), ([],), np.zeros(1), memoryview(bytearray(1))])
+@pytest.mark.parametrize(
+    "key", [[], {}, {1}, bytearray(b"a"), ([],), np.zeros(1), memoryview(bytearray(1))])
 def test_keys_that_cannot_be_hashed(cache, key):
     # Python says ValueError for a memoryview that can be written to.
     for act in (
@@ -178,9 +179,12 @@ def test_keys_that_are_equal_are_one(cache, name):
 
 
 def different_keys():
-    yield from [None, "", b"", (), 0, 1, -1, -2, 2, "0", "1", b"1", "a", b"a", "\0", b"\0", "a\0", "\ud800", "\udfff",
-                "ä", "ä".encode(), "\N{PILE OF POO}", 0.5, 1e300, 1 << 63, -(1 << 63) - 1, 1 << 61, (1 << 61) - 1,
-                (1 << 63) - 1, -(1 << 63), 1j, (1,), ("1",), ((1,),), (None,), frozenset(), frozenset([1]), int, len,
+    yield from [None, "", b"", (), 0, 1, -1, -2, 2, "0", "1", b"1", "a", b"a", "\0", b"\0", "a\0",
+    "\ud800", "\udfff",
+                "ä", "ä".encode(), "\N{PILE OF POO}", 0.5, 1e300, 1 << 63, -(1 << 63) - 1, 1 << 61,
+                (1 << 61) - 1,
+                (1 << 63) - 1, -(1 << 63), 1j, (1,), ("1",), ((1,),), (None,), frozenset(),
+                frozenset([1]), int, len,
                 Ellipsis, range(3), "x" * 1023, "x" * 1024, "x" * 1025, b"x" * 70000,
                 "y" * 70001, "ä" * 5000, (1 << 64) + 1]
 
@@ -324,7 +328,8 @@ def test_a_value_is_as_it_was_when_it_was_set(cache):
     assert cache["things"] == [1]
 
 
-@pytest.mark.parametrize("value", [None, True, 5, "text", (1, [2]), {"a": {1, 2}}, 1.5, ..., "x" * 300_000], 
+@pytest.mark.parametrize("value", [
+    None, True, 5, "text", (1, [2]), {"a": {1, 2}}, 1.5, ..., "x" * 300_000],
                          ids=lambda v: type(v).__name__)
 def test_objects(cache, value):
     cache["k"] = value
@@ -339,11 +344,14 @@ def test_objects(cache, value):
 def test_arrays_and_tables(cache):
     rng = np.random.default_rng(0)
     arrays = {
-        "small": np.arange(5), "large": rng.random((500, 300)), "fortran": np.asfortranarray(rng.random((300, 500))),
+        "small": np.arange(5), "large": rng.random((500, 300)),
+        "fortran": np.asfortranarray(rng.random((300, 500))),
         "strided": rng.random((300, 500))[::3, ::2], "empty": np.zeros((0, 3)), "scalar": np.array(5.0),
         "objects": np.array([None, "a", (1,)], object), "huge": np.arange(3_000_000),
     }
-    frame = pd.DataFrame({"a": np.arange(5000), "b": rng.random(5000), "c": ["x", None, "zz", "y"] * 1250})
+    frame = pd.DataFrame({
+        "a": np.arange(5000), "b": rng.random(5000), "c": ["x", None, "zz", "y"] * 1250,
+    })
     table = pa.table({"n": pa.array(range(9000)), "t": pa.array(["a", None, "ccc"] * 3000)})
     cache.update(arrays, frame=frame, table=table)
     for again in range(1 + has_disk(cache)):
@@ -493,11 +501,16 @@ def test_closed(new_cache, kind):
     cache.close()
     for act in (
         lambda: cache["a"], lambda: cache.__setitem__("a", b"x"), lambda: cache.__delitem__("a"),
-        lambda: "a" in cache, lambda: len(cache), lambda: list(cache), lambda: next(iterator), lambda: cache.get("a"),
-        lambda: cache.pop("a", None), cache.popitem, lambda: cache.setdefault("a", 1), cache.clear, cache.stats,
-        lambda: cache.update(a=1), lambda: cache.set("a", b"x", ttl=5), cache.expire, lambda: cache.evict(5),
-        lambda: cache.get_or_load("a", lambda: 1), cache.flush, lambda: cache.remaining_ttl("a"), cache.check_valid,
-        lambda: cache.get_many(["a"]), lambda: cache.set_many({"a": 1}), lambda: cache.delete_many(["a"]),
+        lambda: "a" in cache, lambda: len(cache), lambda: list(cache), lambda: next(iterator),
+        lambda: cache.get("a"),
+        lambda: cache.pop("a", None), cache.popitem, lambda: cache.setdefault("a", 1), cache.clear,
+        cache.stats,
+        lambda: cache.update(a=1), lambda: cache.set("a", b"x", ttl=5), cache.expire,
+        lambda: cache.evict(5),
+        lambda: cache.get_or_load("a", lambda: 1), cache.flush, lambda: cache.remaining_ttl("a"),
+        cache.check_valid,
+        lambda: cache.get_many(["a"]), lambda: cache.set_many({"a": 1}),
+        lambda: cache.delete_many(["a"]),
         lambda: list(cache.items()), cache.__enter__,
     ):
         with pytest.raises(ClosedError):
@@ -526,8 +539,10 @@ def test_a_cache_that_is_dropped_leaves_nothing(tmp_path, kind):
 
 
 @pytest.mark.parametrize("options", [
-    {"memory_max": 1000}, {"memory_max": "many"}, {"memory_max": -1}, {"disk_max": "x"}, {"codec": "nope"},
-    {"policy": "best"}, {"on_evict": 5}, {"path": "/tmp/a", "directory": "/tmp/b"}, {"ttl": "soon"}, {"ttl": -1},
+    {"memory_max": 1000}, {"memory_max": "many"}, {"memory_max": -1}, {"disk_max": "x"},
+    {"codec": "nope"},
+    {"policy": "best"}, {"on_evict": 5}, {"path": "/tmp/a", "directory": "/tmp/b"}, {"ttl": "soon"},
+    {"ttl": -1},
     {"ttl": float("nan")}, {"disk_max": 0}, {"disk_max": 10},
 ])
 def test_bad_arguments(options):

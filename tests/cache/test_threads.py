@@ -118,7 +118,7 @@ def test_the_same_keys(cache, stress_seconds):
 
 @pytest.mark.tsan
 def test_keys_of_their_own(cache, stress_seconds):
-    """Each thread has keys of its own and knows what they hold: what is there is the last that was set."""
+    """Each thread has keys of its own: what is there is the last that it set."""
     lossless = cache.lossless
 
     def job(me):

@@ -282,9 +282,10 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
 
     def clear(self) -> None:
         """Remove everything."""
-        self._clear()
         tier = self._tier
-        if tier is not None:
+        if tier is None:
+            self._clear()
+        else:
             tier.clear()
             self._codecs.save()
 

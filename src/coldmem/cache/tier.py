@@ -332,8 +332,9 @@ class Tier:
             self.log.remove(names)
 
     def clear(self) -> None:
-        """Forget all records, but what the codecs are."""
-        with self.lock:
+        """Forget all entries and all records; what the codecs are must be saved again."""
+        with self.lock:  # for both: what is written in between would lose its record
+            self.cache._clear()
             self.log.clear()
 
     def stats(self) -> dict[str, int]:

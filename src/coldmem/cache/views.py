@@ -22,15 +22,23 @@ def _pairs(mapping: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
 class Items(ItemsView[Any, Any]):
     """See `Cache.items`."""
 
+    def __init__(self, mapping: Mapping[Any, Any]) -> None:
+        super().__init__(mapping)
+        self._entries = mapping
+
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        return _pairs(self._mapping)
+        return _pairs(self._entries)
 
 
 class Values(ValuesView[Any]):
     """See `Cache.values`."""
 
+    def __init__(self, mapping: Mapping[Any, Any]) -> None:
+        super().__init__(mapping)
+        self._entries = mapping
+
     def __iter__(self) -> Iterator[Any]:
-        return (value for _, value in _pairs(self._mapping))
+        return (value for _, value in _pairs(self._entries))
 
     def __contains__(self, value: object) -> bool:
         return any(found is value or found == value for found in self)

@@ -52,6 +52,5 @@ cdef class Writer(Core):
     cdef bint _forget(self, Key *k) except -1
 
 cdef const uint8_t *source_take(Source *src, uint32_t n, uint8_t *gather) noexcept nogil
-cdef uint32_t ticks_of(CacheC *c, object ttl) except? 0
 # Fill a fresh entry, or one that is in no queue, and count it. Shard lock held.
 cdef void entry_fill(CacheC *c, Shard *s, Entry *e, Key *k, Put *put) noexcept nogil

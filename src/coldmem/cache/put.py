@@ -21,7 +21,7 @@ from cython.cimports.coldmem.cache.body import (
 )
 from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_number
 from cython.cimports.coldmem.cache.queues import queue_drop, queue_new, queue_push
-from cython.cimports.coldmem.cache.room import now_tick, room_make, shard_of
+from cython.cimports.coldmem.cache.room import now_tick, room_make, shard_of, ticks_of
 from cython.cimports.coldmem.cache.state import (
     CHUNK_BYTES,
     CODEC_RAW,
@@ -74,22 +74,12 @@ from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memset
 
-from coldmem.errors import (
-    CodecError,
-    InvalidSizeError,
-    MemoryLimitError,
-    UsageError,
-)
+from coldmem.errors import CodecError, InvalidSizeError, MemoryLimitError
 
 GIL_BYTES = cython.declare(uint32_t, 8192)  # up to here the GIL is kept
 RAW = cython.declare(uint32_t, 0x80000000)
 HANDLE_BYTES = cython.declare(uint64_t, 16)
-OTHER_BYTES = cython.declare(uint64_t, 300)  # two dicts' entries, a number, and about a key
-HOT_PERIOD = cython.declare(uint64_t, 3)  # a fourth of the hits that could become hot copies do
 LENGTH_MAX = cython.declare(uint64_t, 0xFFFF0000)
-TICKS_PER_SECOND = 100
-MISSING = object()
-_INT64 = range(-(1 << 63), 1 << 63)
 
 
 def source_take(src, n, gather):
@@ -115,18 +105,6 @@ def source_take(src, n, gather):
         done += cython.cast(uint32_t, here)
         if done == n:
             return gather
-
-
-def ticks_of(c, ttl):
-    """The tick at which something expires that lives for `ttl` seconds, rounded up; 0: never."""
-    if ttl is None or ttl == float("inf"):
-        return 0
-    if not ttl > 0:
-        raise UsageError(f"a time to live of {ttl!r} s: give more than 0, or None for no end")
-    if ttl * TICKS_PER_SECOND >= 0xFFFF0000:  # more than a year, or for ever
-        return 0
-    ticks = int(-(-ttl * TICKS_PER_SECOND // 1)) + now_tick(c)
-    return ticks if ticks < 0xFFFFFFFF else 0
 
 
 def entry_fill(c, s, e, k, put):

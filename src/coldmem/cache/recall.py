@@ -20,13 +20,14 @@ from cython.cimports.coldmem.cache.body import (
     entry_length,
 )
 from cython.cimports.coldmem.cache.keys import key_from
-from cython.cimports.coldmem.cache.put import Put, entry_fill, ticks_of
+from cython.cimports.coldmem.cache.put import Put, entry_fill
 from cython.cimports.coldmem.cache.queues import (
     queue_drop,
     queue_push,
 )
 from cython.cimports.coldmem.cache.room import (
     shard_of,
+    ticks_of,
 )
 from cython.cimports.coldmem.cache.state import (
     CHUNK_BYTES,

@@ -1,6 +1,5 @@
 """Values for tests of the cache, and caches of each kind."""
 
-import functools
 import random
 
 from coldmem import Cache
@@ -8,16 +7,15 @@ from coldmem import Cache
 KINDS = ["ram", "lru", "disk", "persistent", "lossless"]
 
 
-@functools.lru_cache(64)
 def text(nbytes, seed=0):
     """Compresses to about a third, and differs with the seed."""
     words = [b"user", b"name", b'{"id": ', b"null", b"value", b"true", b"2026-11-", b"page"]
     pick = random.Random(seed)
-    out = bytearray(b"%d " % seed)
+    out = b"%d " % seed
     while len(out) < nbytes:
         line = b"".join(b"%b %d, " % (pick.choice(words), pick.randrange(1000)) for _ in range(60))
         out += line * (1 + (nbytes > 1 << 16) * 50)
-    return bytes(out[:nbytes])
+    return out[:nbytes]
 
 
 def noise(nbytes, seed=0):
@@ -38,8 +36,3 @@ def make_cache(kind, folder, memory="64MiB", **options):
 def pass_time(cache, seconds):
     """Let `seconds` pass, for the lifetimes of this cache's values."""
     cache._shift_clock(seconds)
-
-
-def has_disk(cache):
-    """Whether what leaves memory is still there."""
-    return cache._tier is not None

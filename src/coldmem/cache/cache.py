@@ -12,14 +12,15 @@ import os
 import weakref
 from collections.abc import (
     Callable,
-    Hashable,
+    ItemsView,
     Iterable,
     Iterator,
     Mapping,
     MutableMapping,
+    ValuesView,
 )
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from coldmem.cache.core import MISSING
 from coldmem.cache.flight import Flight
@@ -29,15 +30,12 @@ from coldmem.cache.recall import Recall
 from coldmem.cache.serialize import KIND_BYTES, Serializer, check_serializer, dump, load
 from coldmem.cache.tier import Tier
 from coldmem.cache.value_codecs import ValueCodecs
-from coldmem.cache.views import Items, Values
 from coldmem.codecs import Codec
 from coldmem.codecs.registry import CodecLike
 from coldmem.errors import MemoryLimitError, UsageError
 from coldmem.linux.cgroup import memory_limit
 from coldmem.units import format_bytes, parse_bytes
 
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 _MEMORY_LEAST = 1 << 20
 _SHARD_BYTES = 16 << 20
 _SHARDS_MOST = 16
@@ -131,7 +129,6 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         if own is not None and (path, directory, disk_max) != (None, None, None):
             raise UsageError("a policy of your own cannot choose for the disk tier yet: use 's3fifo' or "
                              "'lru' with a disk")
-        _check_ttl(ttl)
         disk = None if disk_max is None else parse_bytes(disk_max)
         self.lossless = lossless
         self.memory_max = memory
@@ -233,13 +230,13 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
                     if key is not MISSING:
                         yield key
 
-    def items(self) -> Items:
-        """Keys with their values. What goes meanwhile is left out."""
-        return Items(self)
+    def items(self) -> ItemsView[Any, Any]:
+        """Keys and values; what goes while they are walked through is left out."""
+        return _Items(self)
 
-    def values(self) -> Values:
-        """The values. What goes meanwhile is left out."""
-        return Values(self)
+    def values(self) -> ValuesView[Any]:
+        """Values; what goes while they are walked through is left out."""
+        return _Values(self)
 
     def pop(self, key: Any, default: Any = MISSING) -> Any:
         """Remove `key`: its value, or `default`. Of several that pop a value, one gets it."""
@@ -285,7 +282,9 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         tier = self._tier
         if tier is None:
             self._clear()
-        else:
+            return
+        with tier.lock:  # or what goes to disk meanwhile would go with the old log
+            self._clear()
             tier.clear()
             self._codecs.save()
 
@@ -340,7 +339,7 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         )
 
     def evict(self, nbytes: int | str) -> int:
-        """Move about `nbytes` of the coldest values out of memory, to disk where there is one.
+        """Move about `nbytes` of the coldest values out of memory: to disk, without one for good.
 
         Returns
         -------
@@ -466,13 +465,22 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
     __eq__ = object.__eq__
 
 
-def _check_ttl(ttl: float | None) -> None:
-    try:
-        good = ttl is None or ttl > 0
-    except TypeError:
-        good = False
-    if not good:
-        raise UsageError(f"ttl={ttl!r}: give seconds, more than 0, or None for no end")
+class _Items(ItemsView[Any, Any]):
+    _mapping: Cache
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for key in self._mapping:
+            value = self._mapping.get(key, MISSING)
+            if value is not MISSING:
+                yield key, value
+
+
+class _Values(ValuesView[Any]):
+    _mapping: Cache
+
+    def __iter__(self) -> Iterator[Any]:
+        for _, value in self._mapping.items():
+            yield value
 
 
 def _after_fork_in_child() -> None:

@@ -7,9 +7,6 @@ decompressed; for less, letting it go and taking it again costs more than the wo
 Locks: shard locks (see state.pxd); the GIL for the side table.
 """
 
-import sys
-from numbers import Number
-
 import cython
 from cython.cimports.coldmem.cache.account import charge
 from cython.cimports.coldmem.cache.body import (
@@ -72,7 +69,6 @@ LENGTH_MAX = cython.declare(uint64_t, 0xFFFF0000)
 DAMAGED = "a value in memory does not decompress: delete the key, and set it anew"
 MISSING = object()
 _INT64 = range(-(1 << 63), 1 << 63)
-_HASH_PRIME = sys.hash_info.modulus
 
 
 @cython.no_gc_clear
@@ -167,8 +163,7 @@ class Core:
         return found
 
     def __len__(self):
-        if self.closed:
-            raise ClosedError("this cache is closed")
+        self._open()
         return a64_load_rlx(cython.address(self.c.entries))
 
     def _read(self, key, k, count):
@@ -329,24 +324,15 @@ def _plain(key):
     elif isinstance(key, (bytes, memoryview)):
         plain = bytes(key) if type(key) is not bytes else None
     else:
-        if type(key) is int:
+        try:
+            plain = int(key)
+        except Exception:  # of complex numbers, say; they may equal the number that is their hash
+            plain = hash(key)
+            if plain == -2 and bool(key == -1):
+                plain = -1
+        if type(key) is int or plain not in _INT64:
             return None
-        plain = hash(key)
     try:
-        if plain == -2 and key == -1:
-            return -1  # Python has -2 in place of the hash -1
-        if plain is not None and hash(plain) == hash(key) and bool(plain == key):
-            return plain
-        return _large_number(key, hash(key)) if isinstance(key, Number) else None
+        return plain if plain is not None and hash(plain) == hash(key) and bool(plain == key) else None
     except Exception:
         return None  # an odd __eq__: the key is itself
-
-
-def _large_number(key, remainder):
-    """The int of up to 64 bits that a number equals, by the hash, which is its remainder by a prime."""
-    for n in range(1, 5):
-        for plain in (remainder + n * _HASH_PRIME, remainder - n * _HASH_PRIME):
-            for number in (plain, plain + 1):  # see above for -2
-                if number in _INT64 and key == number:
-                    return number
-    return None

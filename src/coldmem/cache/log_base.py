@@ -157,6 +157,10 @@ class LogBase:
         self._ready = self._folder is None or not self._folder.segments()
 
     # -- checks and sums ---------------------------------------------------------------------------
+    def free(self, location: Location) -> None:
+        """See `Log`."""
+        raise NotImplementedError
+
     def _check(self) -> None:
         if self.closed:
             raise ClosedError("the log was closed")
@@ -328,7 +332,8 @@ class LogBase:
         if limit is not None and self._used_bytes + self._index_bytes() + more > limit:
             raise MemoryLimitError(
                 f"no room for {format_bytes(more)} on disk: {format_bytes(self._used_bytes)} of"
-                f" {format_bytes(limit)} in {self.directory} are used; remove entries, or raise disk_max")
+                f" {format_bytes(limit)} in {self.directory} are used; remove entries, or raise"
+                " disk_max")
         done: list[Run] = []
         try:
             for run in runs:

@@ -16,6 +16,7 @@ INDEX          where the live records are, as of a clean close; taken away at th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 
@@ -129,10 +130,8 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Remove the file `name` if it is there. Or OSError."""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self.path}/{name}")
-        except FileNotFoundError:
-            pass
 
     def sync(self) -> None:
         """What was made, renamed and removed so far is so after a power cut. Or OSError."""

@@ -16,6 +16,7 @@ import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -126,7 +127,7 @@ def _read_index(log: LogBase) -> bool:
     if magic != _INDEX_MAGIC or salt != checksum_of(log._salt) or count != len(log._segments):
         return False
     at = _INDEX_HEAD.size
-    found = []
+    found: list[tuple[Segment, int, int, array[int], array[int]]] = []
     for _ in range(count):
         number, live, notes, _zero, birth, size, live_bytes = _INDEX_SEGMENT.unpack_from(data, at)
         at += _INDEX_SEGMENT.size
@@ -136,7 +137,8 @@ def _read_index(log: LogBase) -> bool:
         columns = array("I", data[at:at + 4 * (live + 3 * notes)])
         at += 4 * len(columns)
         found.append((segment, birth, live_bytes, columns[:live], columns[live:]))
-    for segment, segment.birth, live_bytes, offsets, columns in found:
+    for segment, birth, live_bytes, offsets, columns in found:
+        segment.birth = birth
         _set_live(log, segment, offsets, live_bytes)
         third = len(columns) // 3
         segment.notes = columns[:third]
@@ -235,15 +237,15 @@ def _choose(log: LogBase, seen: dict[int, _Seen], deaths: list[tuple[int, int, a
     for i, (number, here) in enumerate(seen.items()):
         segment = log._segments[number]
         lives = alive[bounds[i]:bounds[i + 1]]
-        offsets = np.asarray(here.offsets, np.uint64)
+        there = np.asarray(here.offsets, np.uint64)
         sizes = np.asarray(here.sizes, np.uint64)
-        _set_live(log, segment, _as_offsets(offsets[lives]), int(sizes[lives].sum()))
+        _set_live(log, segment, _as_offsets(there[lives]), int(sizes[lives].sum()))
         died = values[bounds[i]:bounds[i + 1]] & ~lives & ~known[i]
-        segment.deaths = _as_offsets(offsets[died])
+        segment.deaths = _as_offsets(there[died])
         log._deaths += len(segment.deaths)
 
 
-def _joined(arrays: list[array[int]], dtype: type) -> npt.NDArray[np.generic]:
+def _joined(arrays: list[array[int]], dtype: type) -> npt.NDArray[Any]:
     return np.concatenate([np.asarray(one, dtype) for one in arrays] or [np.zeros(0, dtype)])
 
 

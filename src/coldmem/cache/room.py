@@ -50,8 +50,6 @@ def ticks_of(c, ttl):
         return 0
     if not ttl > 0:
         raise UsageError(f"a time to live of {ttl!r} s: give more than 0, or None for no end")
-    if ttl * TICKS_PER_SECOND >= 0xFFFF0000:  # more than a year, or for ever
-        return 0
     ticks = int(-(-ttl * TICKS_PER_SECOND // 1)) + now_tick(c)
     return ticks if ticks < 0xFFFFFFFF else 0
 

@@ -55,7 +55,9 @@ def never():
 
 
 def waiters(flight):
-    return len(flight._waiting)
+    """How many wait for a load that goes on; who has yet to wake up does not count."""
+    with flight._lock:
+        return sum(call.flying for call in flight._waiting.values())
 
 
 class Threads:

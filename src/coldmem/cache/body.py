@@ -23,7 +23,7 @@ from cython.cimports.coldmem.cache.state import (
     E_LARGE,
     E_SMALL,
     EV_PLACE,
-    F_ON_DISK,
+    F_PLACE,
     KEY_ROOM,
     PIECE_BYTES,
     U8CP,
@@ -365,10 +365,10 @@ def entry_empty(c, s, e, keep_place):
         else:
             body_free(c, b)
     a64_fetch_add_rlx(cython.address(c.users[e.codec]), -1)
-    if not keep_place and e.flags & F_ON_DISK:
+    if not keep_place and e.flags & F_PLACE:
         s.disk_bytes -= e.disk_bytes
         place_put(c, e.segment, e.offset, e.disk_bytes)
-        e.flags &= ~F_ON_DISK
+        e.flags &= ~F_PLACE
 
 
 # -- events ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from cython.cimports.coldmem.cache.state import (
     E_LARGE,
     E_SMALL,
     F_ON_DISK,
+    F_PLACE,
     Q_DISK,
     Q_NONE,
     QUEUES,
@@ -78,7 +79,7 @@ def _index(c: CacheP, s: ShardP):
         live += 1
         original += entry_length(e)
         stored += entry_stored(c, e)
-        if e.flags & F_ON_DISK:
+        if e.flags & F_PLACE:
             disk += e.disk_bytes
         if e.state == E_SMALL and zs_size(c.pool, e.body) < e.key_bytes:
             return f"the object of entry {i} is smaller than its key"

@@ -45,12 +45,12 @@ cdef class Writer(Core):
                           const uint8_t *first, uint32_t stored) except -1
     # 1, or 0: something is there and `only_new` is set; what was put is freed.
     cdef int _link(self, Key *k, Put *put) except -1
+    cdef int _replace(self, Shard *s, Entry *e, Put *put) except -1
     cdef int _free_put(self, Put *put) except -1
     cdef int _sample(self, const uint8_t *data, uint32_t n, uint32_t stored) except -1
     cdef int _room(self, uint64_t need) except -1
     cdef bint _forget(self, Key *k) except -1
 
 cdef const uint8_t *source_take(Source *src, uint32_t n, uint8_t *gather) noexcept nogil
-cdef uint32_t ticks_of(CacheC *c, object ttl) except? 0
 # Fill a fresh entry, or one that is in no queue, and count it. Shard lock held.
 cdef void entry_fill(CacheC *c, Shard *s, Entry *e, Key *k, Put *put) noexcept nogil

@@ -21,7 +21,7 @@ from cython.cimports.coldmem.cache.body import (
 )
 from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_number
 from cython.cimports.coldmem.cache.queues import queue_drop, queue_new, queue_push
-from cython.cimports.coldmem.cache.room import now_tick, room_make, shard_of
+from cython.cimports.coldmem.cache.room import now_tick, room_make, shard_of, ticks_of
 from cython.cimports.coldmem.cache.state import (
     CHUNK_BYTES,
     CODEC_RAW,
@@ -30,7 +30,8 @@ from cython.cimports.coldmem.cache.state import (
     E_SMALL,
     EV_EXPIRED,
     EV_REMOVED,
-    F_ON_DISK,
+    F_OLD_PLACE,
+    F_PLACE,
     KEY_ROOM,
     PIECE_BYTES,
     Q_DISK,
@@ -73,22 +74,12 @@ from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memset
 
-from coldmem.errors import (
-    CodecError,
-    InvalidSizeError,
-    MemoryLimitError,
-    UsageError,
-)
+from coldmem.errors import CodecError, InvalidSizeError, MemoryLimitError
 
 GIL_BYTES = cython.declare(uint32_t, 8192)  # up to here the GIL is kept
 RAW = cython.declare(uint32_t, 0x80000000)
 HANDLE_BYTES = cython.declare(uint64_t, 16)
-OTHER_BYTES = cython.declare(uint64_t, 300)  # two dicts' entries, a number, and about a key
-HOT_PERIOD = cython.declare(uint64_t, 3)  # a fourth of the hits that could become hot copies do
 LENGTH_MAX = cython.declare(uint64_t, 0xFFFF0000)
-TICKS_PER_SECOND = 100
-MISSING = object()
-_INT64 = range(-(1 << 63), 1 << 63)
 
 
 def source_take(src, n, gather):
@@ -116,16 +107,6 @@ def source_take(src, n, gather):
             return gather
 
 
-def ticks_of(c, ttl):
-    """The tick at which something expires that lives for `ttl` seconds, rounded up; 0: never."""
-    if ttl is None or ttl == float("inf"):
-        return 0
-    if not ttl > 0:
-        raise UsageError(f"a time to live of {ttl!r} s: give more than 0, or None for no end")
-    ticks = int(-(-ttl * TICKS_PER_SECOND // 1)) + now_tick(c)
-    return ticks if ticks < 0xFFFFFFFF else 0
-
-
 def entry_fill(c, s, e, k, put):
     e.body = put.body
     e.state = put.state
@@ -142,7 +123,7 @@ def entry_fill(c, s, e, k, put):
     a64_fetch_add_rlx(cython.address(c.users[e.codec]), 1)
     s.original_bytes += put.length
     s.stored_bytes += entry_stored(c, e)
-    if e.flags & F_ON_DISK:
+    if e.flags & F_PLACE:
         s.disk_bytes += e.disk_bytes
 
 
@@ -372,7 +353,7 @@ class Writer(Core):
             queue = e.queue
             use = e.use
             queue_drop(c, s, i)
-            entry_empty(c, s, e, False)
+            self._replace(s, e, put)
         entry_fill(c, s, e, k, put)
         s.sets += 1
         if fresh:
@@ -386,6 +367,23 @@ class Writer(Core):
             e.use = min(use + 1, 3)
         mutex_unlock(cython.address(s.lock))
         return 1
+
+    def _replace(self, s, e, put):
+        """Empty an entry that is to be filled by put.
+
+        What a flush has written stays on disk until the new value is there: a crash must not find
+        neither.
+        """
+        keep: cython.bint = (e.flags & F_PLACE != 0 and put.state != E_DISK
+                             and a32_load_rlx(cython.address(self.c.keep_places)) != 0)
+        entry_empty(self.c, s, e, keep)
+        if keep:
+            put.segment = e.segment
+            put.offset = e.offset
+            put.disk_bytes = e.disk_bytes
+            put.flags |= F_OLD_PLACE
+            s.disk_bytes -= e.disk_bytes  # entry_fill counts it again
+        return 0
 
     def _free_put(self, put):
         if put.state == E_SMALL:

@@ -20,13 +20,14 @@ from cython.cimports.coldmem.cache.body import (
     entry_length,
 )
 from cython.cimports.coldmem.cache.keys import key_from
-from cython.cimports.coldmem.cache.put import Put, entry_fill, ticks_of
+from cython.cimports.coldmem.cache.put import Put, entry_fill
 from cython.cimports.coldmem.cache.queues import (
     queue_drop,
     queue_push,
 )
 from cython.cimports.coldmem.cache.room import (
     shard_of,
+    ticks_of,
 )
 from cython.cimports.coldmem.cache.state import (
     CHUNK_BYTES,
@@ -35,6 +36,7 @@ from cython.cimports.coldmem.cache.state import (
     E_LARGE,
     E_SMALL,
     F_ON_DISK,
+    F_PLACE,
     F_TABLE,
     Q_DISK,
     Q_MAIN,
@@ -279,7 +281,7 @@ class Recall(Spill):
             i = table_find(self.c, s, cython.address(k))
             if i:
                 e = entry_at(s, i)
-                if e.flags & F_ON_DISK and e.segment == segment and e.offset == offset:
+                if e.flags & F_PLACE and e.segment == segment and e.offset == offset:
                     e.segment = to_segment
                     e.offset = to_offset
                     ok = True

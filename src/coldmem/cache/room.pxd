@@ -5,6 +5,7 @@ from coldmem.cache.state cimport CacheC, Shard
 
 cdef Shard *shard_of(CacheC *c, uint64_t hash) noexcept nogil
 cdef uint32_t now_tick(CacheC *c) noexcept nogil
+cdef uint32_t ticks_of(CacheC *c, object ttl) except? 0
 # Evict until about `need` bytes are free: whether anything went or was compacted.
 cdef bint room_make(CacheC *c, uint64_t need) noexcept nogil
 # Compact the pool where that gives back much: bytes.

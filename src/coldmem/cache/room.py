@@ -25,6 +25,9 @@ from cython.cimports.coldmem.zsmalloc.compact import zs_can_compact, zs_compact
 from cython.cimports.coldmem.zsmalloc.core import zs_used_bytes
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
+from coldmem.errors import UsageError
+
+TICKS_PER_SECOND = 100
 TICK_NS = cython.declare(uint64_t, 10_000_000)
 VISIT = cython.declare(uint32_t, 8)  # entries that a shard loses in one hold of its lock
 WALK = cython.declare(uint32_t, 256)
@@ -39,6 +42,16 @@ def shard_of(c, hash):
 def now_tick(c):
     return cython.cast(
         uint32_t, (now_ns() - c.birth_ns) // TICK_NS + 1 + a64_load_rlx(cython.address(c.clock_shift)))
+
+
+def ticks_of(c, ttl):
+    """The tick at which something expires that lives for `ttl` seconds, rounded up; 0: never."""
+    if ttl is None or ttl == float("inf"):
+        return 0
+    if not ttl > 0:
+        raise UsageError(f"a time to live of {ttl!r} s: give more than 0, or None for no end")
+    ticks = int(-(-ttl * TICKS_PER_SECOND // 1)) + now_tick(c)
+    return ticks if ticks < 0xFFFFFFFF else 0
 
 
 def room_compact(c):

@@ -20,6 +20,7 @@ from cython.cimports.coldmem.cache.body import (
     entry_length,
     entry_stored,
     entry_weight,
+    place_put,
 )
 from cython.cimports.coldmem.cache.engine import key_bytes
 from cython.cimports.coldmem.cache.queues import (
@@ -37,6 +38,7 @@ from cython.cimports.coldmem.cache.state import (
     E_LARGE,
     E_SMALL,
     EV_DISK,
+    F_OLD_PLACE,
     F_ON_DISK,
     F_TABLE,
     Q_DISK,
@@ -210,11 +212,7 @@ class Spill(Engine):
                     if e.flags & F_ON_DISK:  # by a flush in the meantime
                         lost.append(place)
                     else:
-                        e.segment = segment
-                        e.offset = offset
-                        e.disk_bytes = size
-                        e.flags |= F_ON_DISK | (F_TABLE if e.state == E_LARGE else 0)
-                        s.disk_bytes += e.disk_bytes
+                        self._written(s, e, segment, offset, size)
                     if not to_disk(c, s, i):
                         queue_push_oldest(c, s, i, Q_MAIN)
                 if large:
@@ -222,6 +220,19 @@ class Spill(Engine):
             finally:
                 mutex_unlock(cython.address(s.lock))
         return lost
+
+    def _written(self, s, e, segment, offset, size):
+        """The value of e is on disk, so what lies at the place of an older one is not needed."""
+        if e.flags & F_OLD_PLACE:
+            place_put(self.c, e.segment, e.offset, e.disk_bytes)
+            s.disk_bytes -= e.disk_bytes
+            e.flags &= ~F_OLD_PLACE
+        e.segment = segment
+        e.offset = offset
+        e.disk_bytes = size
+        e.flags |= F_ON_DISK | (F_TABLE if e.state == E_LARGE else 0)
+        s.disk_bytes += size
+        return 0
 
     def _unpin(self, s, body):
         b: BodyP = cython.cast(BodyP, body)
@@ -312,11 +323,7 @@ class Spill(Engine):
                 elif e.state == E_FREE or e.state == E_DISK or e.body != body or e.flags & F_ON_DISK:
                     lost.append(place)
                 else:
-                    e.segment = segment
-                    e.offset = offset
-                    e.disk_bytes = size
-                    e.flags |= F_ON_DISK | (F_TABLE if e.state == E_LARGE else 0)
-                    s.disk_bytes += e.disk_bytes
+                    self._written(s, e, segment, offset, size)
                 if large:
                     self._unpin(s, body)
             finally:

@@ -34,6 +34,8 @@ cdef enum:                      # queues
 cdef enum EntryFlag:
     F_ON_DISK = 1               # segment, offset and disk_bytes are where it is on disk
     F_TABLE = 2                 # the payload on disk begins with a table of chunks
+    F_OLD_PLACE = 4             # not F_ON_DISK: there lies an older value, until this one is written
+    F_PLACE = 5                 # either
 
 cdef enum Policy:
     POLICY_S3FIFO = 0

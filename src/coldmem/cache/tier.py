@@ -245,7 +245,7 @@ class Tier:
         self.disk_reads += 1
         self.read += place[2]
         if record.payload.nbytes <= cache.memory_max // 8:
-            with contextlib.suppress(MemoryLimitError):  # then it stays on disk
+            with contextlib.suppress(MemoryLimitError, SwapFileError):  # then it stays on disk
                 cache._back_to_ram(raw, record.payload, place, self.persistent)
             cache._drain()
         return value

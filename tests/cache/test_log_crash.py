@@ -1,0 +1,488 @@
+"""What a crash, a failing disk and a full one leave: every flushed record, and never a wrong one."""
+
+import contextlib
+import errno
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from coldmem.cache.log import Log
+from coldmem.errors import CorruptDataError, SwapFileError
+
+KIB = 1 << 10
+
+
+class Disk:
+    """The system calls, of which those in `faults` fail: (call, number from now on) -> errno."""
+
+    def __init__(self):
+        self.faults = {}
+        self.counts = {}
+        self.short = 0  # bytes that a write moves at most
+
+    def _strike(self, call):
+        self.counts[call] = self.counts.get(call, 0) + 1
+        code = self.faults.get((call, self.counts[call]), self.faults.get((call, 0)))
+        if code:
+            raise OSError(code, os.strerror(code))
+
+    def plan(self, **faults):
+        self.counts = {}
+        self.faults = {(call, number): code for call, (number, code) in faults.items()}
+
+    def pwritev(self, fd, buffers, offset):
+        buffers = [memoryview(b).cast("B") for b in buffers]
+        if self.short:
+            return os.pwrite(fd, b"".join(buffers)[:self.short], offset)
+        try:
+            self._strike("pwritev")
+        except OSError:
+            os.pwrite(fd, b"".join(buffers)[:100], offset)  # some of it got there
+            raise
+        return os.pwritev(fd, buffers, offset)
+
+    def pread(self, fd, nbytes, offset):
+        self._strike("pread")
+        return os.pread(fd, nbytes, offset)
+
+    def fdatasync(self, fd):
+        self._strike("fdatasync")
+
+
+def open_log(folder, **options):
+    return Log(folder, **{"disk_max": None, "persistent": True, "segment_bytes": 64 * KIB, **options})
+
+
+def crash(log):
+    """The folder as a killed process leaves it."""
+    log._folder.close()
+    log._folder = None
+    log.closed = True
+
+
+def content(log):
+    """key -> payload of all that is there; what cannot be read is left out."""
+    out = {}
+    for location, key, _ in log.recover():
+        try:
+            record = log.read(location)
+        except CorruptDataError:
+            continue
+        assert record.key == key
+        out[key] = bytes(record.payload)
+    return out
+
+
+def written(folder):
+    """A log of several versions, removals and deaths: its path, versions of each key, the newest."""
+    log = open_log(folder)
+    versions, places = {}, {}
+    for turn in range(3):
+        for i in range(6):
+            key = b"k%d" % i
+            payload = b"%d of %d " % (turn, i) * (1 + 3 * i)
+            (place,) = log.append([(key, b"meta", [payload])])
+            if key in places:
+                log.free(places[key])
+            places[key] = place
+            versions.setdefault(key, []).append(payload)
+    log.remove([b"k3"])
+    log.free(places.pop(b"k3"))
+    crash(log)
+    (segment,) = folder.glob("*.segment")
+    newest = {key: versions[key][-1] for key in places}
+    return segment, versions, newest, sorted(places.values(), key=lambda place: place.offset)
+
+
+# -- damage ----------------------------------------------------------------------------------------
+def test_cut_off_at_every_byte(tmp_path):
+    segment, versions, newest, places = written(tmp_path / "log")
+    whole = segment.read_bytes()
+    for length in range(places[0].offset, len(whole)):
+        segment.write_bytes(whole[:length])
+        log = open_log(tmp_path / "log")
+        found = content(log)
+        for key, payload in newest.items():
+            place = next(p for p in places if whole[p.offset:p.offset + p.nbytes].find(key) > 0)
+            kept = place.offset + place.nbytes - 7 <= length
+            if place.offset + place.nbytes <= length:
+                assert found[key] == payload
+            elif not kept:
+                assert found[key] == versions[key][1], "flushed, and the newer one is not there"
+        (new,) = log.append([(b"new", b"", [b"after"])])
+        assert log.read(new).payload == b"after"
+        crash(log)
+        log = open_log(tmp_path / "log")
+        assert content(log) == {**found, b"new": b"after"}
+        crash(log)
+        for file in (tmp_path / "log").glob("*.segment"):
+            if file != segment:
+                file.unlink()
+
+
+def test_flipped_bits(tmp_path):
+    segment, versions, newest, places = written(tmp_path / "log")
+    whole = segment.read_bytes()
+    dice = random.Random(3)
+    damaged = 0
+    for _ in range(600):
+        bad = bytearray(whole)
+        bit = dice.randrange(8 * len(whole))
+        bad[bit >> 3] ^= 1 << (bit & 7)
+        segment.write_bytes(bad)
+        log = open_log(tmp_path / "log")
+        found = content(log)
+        struck = [p for p in places if p.offset <= bit >> 3 < p.offset + p.nbytes]
+        damaged += log.stats()["damaged"]
+        for key, payload in newest.items():
+            mine = struck and whole[struck[0].offset:struck[0].offset + struck[0].nbytes].find(key) > 0
+            if not mine:
+                assert found[key] == payload
+                continue
+            head = bit >> 3 < struck[0].offset + 40 + len(key) + 4
+            # A damaged head does not say whose it was. With the head, the key is known: no older
+            # value comes back.
+            assert found.get(key, payload) in (versions[key] if head else [payload])
+        crash(log)
+    assert damaged > 300
+
+
+def test_a_read_that_strikes_damage_says_so_and_collecting_drops_it(tmp_path):
+    log = open_log(tmp_path / "log")
+    keys = [b"k%d" % i for i in range(400)]
+    places = dict(zip(keys, log.append([(k, b"", [k * 100]) for k in keys]), strict=True))
+    for key in keys[1::2]:
+        log.remove([key])
+        log.free(places.pop(key))
+    bad, worse = places[b"k10"], places[b"k20"]
+    os.pwrite(log._segments[bad.segment].fd, b"?", bad.offset + 100)
+    os.pwrite(log._segments[worse.segment].fd, b"?", worse.offset + 12)
+    for place in (bad, worse):
+        with pytest.raises(CorruptDataError):
+            log.read(place)
+    log.collect(lambda key, old, new: not places.update({key: new}))
+    assert log.stats()["damaged"] == 2
+    del places[b"k10"], places[b"k20"]
+    for key, place in places.items():
+        assert log.read(place).payload == key * 100
+    crash(log)
+    assert content(open_log(tmp_path / "log")) == {key: key * 100 for key in places}
+
+
+def test_a_removed_key_stays_away_when_its_tombstone_is_collected(tmp_path):
+    """The old value's segment outlives that of the newer one, and of the tombstone."""
+    log = open_log(tmp_path / "log")
+    places = {}
+    places[b"full"], old = log.append([(b"full", b"", [bytes(60_000)]), (b"key", b"", [b"old"])])
+    middle, new = log.append([(b"x", b"", [bytes(62_000)]), (b"key", b"", [b"new" * 900])])
+    assert new.segment != old.segment
+    log.free(old)
+    log.free(new)
+    log.remove([b"key", b"x"])
+    log.free(middle)
+    filler = log.append([(b"f%d" % i, b"", [bytes(30_000)]) for i in range(4)])
+    for i, place in enumerate(filler):
+        log.remove([b"f%d" % i])
+        log.free(place)
+    for _ in range(3):
+        log.collect(lambda key, old, new: not places.update({key: new}), want=100 * KIB)
+    left = {number for number in log._segments}
+    assert old.segment in left and new.segment not in left
+    crash(log)
+    log = open_log(tmp_path / "log")
+    assert content(log).keys() == {b"full"}
+    log.close()
+    assert content(open_log(tmp_path / "log")).keys() == {b"full"}
+
+
+# -- the index -------------------------------------------------------------------------------------
+class Counting(Disk):
+    """Counts the bytes that are read."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def pread(self, fd, nbytes, offset):
+        data = super().pread(fd, nbytes, offset)
+        self.bytes += len(data)
+        return data
+
+
+@pytest.mark.parametrize("spoil", ["nothing", "index", "cut", "gone", "longer", "other"])
+def test_the_index_counts_only_when_it_fits(tmp_path, spoil):
+    folder = tmp_path / "log"
+    log = open_log(folder, segment_bytes=1 << 20)
+    log.append([(b"k%d" % i, b"m", [bytes([i]) * 100_000]) for i in range(30)])
+    log.close()
+    index = folder / "INDEX"
+    segments = sorted(folder.glob("*.segment"))
+    if spoil == "index":
+        data = bytearray(index.read_bytes())
+        data[len(data) // 2] ^= 1
+        index.write_bytes(data)
+    elif spoil == "cut":
+        os.truncate(segments[0], segments[0].stat().st_size - 1000)
+    elif spoil == "gone":
+        segments[0].unlink()
+    elif spoil == "longer":
+        with segments[0].open("ab") as file:
+            file.write(bytes(8))
+    elif spoil == "other":
+        shutil.copy(segments[0], folder / "00ffff.segment")
+    disk = Counting()
+    log = open_log(folder, io=disk)
+    keys = {key for _, key, _ in log.recover()}
+    assert not index.exists()  # from now on, only the records count
+    assert (disk.bytes < 300_000) == (spoil == "nothing")
+    lost = {"cut": 1, "gone": len(keys) and 30 - len(keys)}.get(spoil, 0)
+    assert len(keys) == 30 - lost and (spoil != "gone" or lost >= 9)
+    for location, key, _ in log.recover():
+        assert log.read(location).payload == bytes([int(key[1:])]) * 100_000
+
+
+# -- a disk that fails -----------------------------------------------------------------------------
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_failed_append_leaves_nothing(tmp_path, persistent, code, number):
+    disk = Disk()
+    log = open_log(tmp_path / "log" if persistent else tmp_path, persistent=persistent, io=disk)
+    kept = log.append([(b"kept", b"", [b"kept" * 1000])])
+    before = {s.number: os.fstat(s.fd).st_size for s in log._segments.values()}
+    used = log.used_bytes
+    disk.plan(pwritev=(number, code))
+    batch = [(b"k%d" % i, b"", [bytes([i]) * 20_000]) for i in range(10)]  # of four segments
+    with pytest.raises(SwapFileError) as caught:
+        log.append(batch)
+    assert caught.value.errno == code
+    assert log.used_bytes == used
+    assert {s.number: os.fstat(s.fd).st_size for s in log._segments.values()} == before
+    if persistent:
+        assert len(list((tmp_path / "log").glob("*.segment"))) == len(before)
+    disk.plan()
+    places = log.append(batch)
+    for place, (key, _, parts) in zip(places, batch, strict=True):
+        assert log.read(place) == (key, b"", memoryview(parts[0]))
+    assert log.read(kept[0]).payload == b"kept" * 1000
+    if persistent:
+        crash(log)
+        assert content(open_log(tmp_path / "log")) == {b"kept": b"kept" * 1000,
+                                                       **{k: p[0] for k, _, p in batch}}
+
+
+def test_short_writes_are_continued(tmp_path):
+    disk = Disk()
+    log = open_log(tmp_path, persistent=False, io=disk)
+    disk.short = 1000
+    batch = [(b"k%d" % i, b"", [bytes([i]) * n]) for i, n in enumerate([10, 5000, 3, 20_000, 7])]
+    for place, (key, _, parts) in zip(log.append(batch), batch, strict=True):
+        assert log.read(place) == (key, b"", memoryview(parts[0]))
+
+
+def test_a_failed_read_says_so(tmp_path):
+    disk = Disk()
+    log = open_log(tmp_path, persistent=False, io=disk)
+    (place,) = log.append([(b"k", b"", [b"v"])])
+    disk.plan(pread=(1, errno.EIO))
+    with pytest.raises(SwapFileError) as caught:
+        log.read(place)
+    assert caught.value.errno == errno.EIO
+    assert not isinstance(caught.value, CorruptDataError)
+    assert log.read(place).payload == b"v"
+
+
+def test_what_could_not_be_made_durable_is_not_called_durable_later(tmp_path):
+    disk = Disk()
+    log = open_log(tmp_path / "log", io=disk)
+    places = dict(zip([b"a", b"b"], log.append([(b"a", b"", [b"1"]), (b"b", b"", [b"2"])]), strict=True))
+    disk.plan(fdatasync=(1, errno.EIO))
+    with pytest.raises(SwapFileError):
+        log.flush()
+    with pytest.raises(SwapFileError, match="before"):
+        log.flush()  # the system has forgotten that it owes us these bytes
+    log.collect(lambda key, old, new: not places.update({key: new}))
+    log.flush()
+    assert {key: log.read(place).payload for key, place in places.items()} == {b"a": b"1", b"b": b"2"}
+
+
+@pytest.mark.parametrize("call", ["pwritev", "pread", "fdatasync"])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_collecting_that_fails_anywhere_loses_nothing(tmp_path, call, persistent):
+    for number in range(1, 8):
+        folder = tmp_path / str(number)
+        folder.mkdir(mode=0o700)
+        disk = Disk()
+        log = open_log(folder, persistent=persistent, io=disk)
+        keys = [b"k%d" % i for i in range(900)]
+        places = dict(zip(keys, log.append([(k, b"", [k * 50]) for k in keys]), strict=True))
+        for key in keys[::2]:
+            log.remove([key])
+            log.free(places.pop(key))
+        disk.plan(**{call: (number, errno.EIO)})
+        try:
+            log.collect(lambda key, old, new: not places.update({key: new}))
+        except SwapFileError as error:
+            assert error.errno == errno.EIO
+        disk.plan()
+        for key, place in places.items():
+            assert log.read(place).payload == key * 50
+        assert log.live_bytes == sum(place.nbytes for place in places.values())
+        log.collect(lambda key, old, new: not places.update({key: new}))
+        for key, place in places.items():
+            assert log.read(place).payload == key * 50
+        if persistent:
+            crash(log)
+            assert content(open_log(folder)) == {key: key * 50 for key in places}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A tmpfs of 1 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M,mode=0700", "tmpfs", folder],
+                          capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_full_disk(small_disk, persistent):
+    log = open_log(small_disk / "log" if persistent else small_disk, persistent=persistent)
+    places, full = {}, 0
+
+    def moved(key, old, new):
+        if places.get(key) != old:
+            return False
+        places[key] = new
+        return True
+
+    for i in range(400):
+        key = b"k%d" % i
+        try:
+            (places[key],) = log.append([(key, b"", [key * 2000])])
+        except SwapFileError as error:
+            assert error.errno == errno.ENOSPC
+            full += 1
+            for old in list(places)[:10]:
+                log.free(places.pop(old))
+            try:
+                log.collect(moved)
+            except SwapFileError as again:
+                assert again.errno == errno.ENOSPC
+    assert full > 3
+    assert len(places) > 40
+    for key, place in places.items():
+        assert log.read(place).payload == key * 2000
+    if persistent:
+        crash(log)
+        again = open_log(small_disk / "log")
+        found = content(again)
+        assert found.keys() >= places.keys()
+        assert all(payload == key * 2000 for key, payload in found.items())
+    log.close()
+
+
+# -- SIGKILL ---------------------------------------------------------------------------------------
+CHILD = """
+import os, random, sys
+from coldmem.cache.log import Log
+from coldmem.errors import MemoryLimitError
+log = Log(sys.argv[1], disk_max=400_000, persistent=True, segment_bytes=16384)
+dice = random.Random(sys.argv[2])
+turn = int(sys.argv[3])
+places = {int(key): place for place, key, meta in log.recover()}
+def say(letter, pairs):
+    os.write(1, (letter + " ".join(f"{n}:{t}" for n, t in pairs) + "\\n").encode())
+def moved(key, old, new):
+    if places.get(int(key)) != old:
+        return False
+    places[int(key)] = new
+    return True
+def remove(numbers):
+    say("will ", [(n, 0) for n in numbers])
+    for n in numbers:
+        if n in places:
+            log.free(places.pop(n))
+    log.remove([b"%d" % n for n in numbers])
+    return [(n, 0) for n in numbers]
+while True:
+    turn += 1
+    numbers = dice.sample(range(400), 30)
+    done = remove(numbers[:4])
+    say("will ", [(n, turn) for n in numbers[4:]])
+    rows = [(b"%d" % n, b"%d" % turn, [b"%d:%d " % (n, turn) * dice.randrange(1, 90)])
+            for n in numbers[4:]]
+    try:
+        for n, place in zip(numbers[4:], log.append(rows)):
+            if n in places:
+                log.free(places[n])
+            places[n] = place
+            done.append((n, turn))
+    except MemoryLimitError:
+        if not log.collect(moved, want=40_000):
+            done += remove(dice.sample(sorted(places), 60))
+    if dice.random() < 0.1:
+        log.collect(moved)
+    log.flush()
+    say("did ", done)
+"""
+
+
+def test_killed_at_any_moment(tmp_path):
+    """A child appends, removes, collects, flushes, and says what it will do and did; then SIGKILL."""
+    dice = random.Random(11)
+    flushed = dict.fromkeys(range(400), 0)  # key -> the turn of its value; 0: it is not there
+    turn = deleted = 0
+    for kill in range(8):
+        child = subprocess.Popen([sys.executable, "-c", CHILD, tmp_path / "log", str(kill), str(turn)],
+                                 stdout=subprocess.PIPE)
+        try:
+            assert select.select([child.stdout], [], [], 60)[0], "it did nothing"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(dice.uniform(0.02, 0.4))
+            assert child.poll() is None, "it ended by itself"
+        finally:
+            child.send_signal(signal.SIGKILL)
+            said = child.stdout.read().decode()
+            child.wait()
+            child.stdout.close()
+        open_ends: dict[int, set[int]] = {}  # what was begun since
+        for line in said.split("\n")[:-1]:
+            word, *pairs = line.split(" ")
+            for number, at in (map(int, pair.split(":")) for pair in pairs):
+                turn = max(turn, at)
+                if word == "did":
+                    flushed[number] = at
+                else:
+                    open_ends.setdefault(number, set()).add(at)
+            if word == "did":
+                open_ends.clear()
+        log = open_log(tmp_path / "log", disk_max=400_000, segment_bytes=16384)
+        found = dict.fromkeys(range(400), 0)
+        for location, key, meta in log.recover():
+            words = set(bytes(log.read(location).payload).split(b" ")) - {b""}
+            assert words == {key + b":" + meta}
+            found[int(key)] = int(meta)
+        assert log.stats()["damaged"] <= 1  # what it was just writing
+        for number, at in found.items():
+            assert at in {flushed[number]} | open_ends.get(number, set()), (number, at, kill)
+        deleted += max(log._segments) + 1 - len(log._segments)
+        flushed = found
+        if kill % 2:
+            log.close()
+        else:
+            crash(log)
+    assert deleted > 20, "it never came to collecting"
+    assert turn > 20

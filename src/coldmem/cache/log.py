@@ -111,7 +111,8 @@ class Log(LogBase):
     def remove(self, keys: Sequence[bytes]) -> None:
         """No record of `keys` so far comes back in a later opening; nothing else changes.
 
-        Raises `SwapFileError.errno` errors as `append`; `disk_max` does not count here.
+        Durable after `flush`. The log itself goes on; `free` the records, too. SwapFileError as in
+        `Log.append`; `disk_max` does not stop it, since what follows makes room.
         """
         if not keys or not self.persistent:
             return
@@ -153,8 +154,7 @@ class Log(LogBase):
             if len(data) < nbytes:
                 data = read_up_to(self._io, segment.fd, nbytes, offset)
         except OSError as error:
-            raise SwapFileError(f"cannot read the cache's files in {self.directory}: {reason(error)}",
-                                errno=error.errno) from error
+            raise self._unreadable(error) from error
         with self._count_lock:
             self._reads += 1
             self._read_bytes += nbytes
@@ -270,8 +270,8 @@ class Log(LogBase):
     def close(self) -> None:
         """Let go of everything; a persistent log first makes all durable and writes its index.
 
-        What goes wrong with that is raised as `SwapFileError.errno` after everything was let go of;
-        the next opening then reads all records.
+        When that goes wrong, everything is let go of all the same, SwapFileError is raised, and the
+        next opening reads all records.
         """
         with self._lock:
             if self.closed:

@@ -485,11 +485,19 @@ class LogBase:
             if target in self._segments)
 
     def _notes_of(self, segments: Sequence[Segment]) -> list[tuple[int, array[int]]]:
-        """Deaths that are written down in `segments`, of segments that stay. Or OSError."""
+        """Deaths that are written down in `segments`, of segments that stay. Or SwapFileError."""
         told = []
-        for segment in segments:
-            for seq, number, offsets in deaths_at(self._io, segment.fd, segment.salt, segment.notes):
-                target = self._segments.get(number)
-                if target is not None and target.birth < seq and target not in segments:
-                    told.append((number, offsets))
+        try:
+            for segment in segments:
+                for seq, number, offsets in deaths_at(self._io, segment.fd, segment.salt,
+                                                      segment.notes):
+                    target = self._segments.get(number)
+                    if target is not None and target.birth < seq and target not in segments:
+                        told.append((number, offsets))
+        except OSError as error:
+            raise self._unreadable(error) from error
         return told
+
+    def _unreadable(self, error: OSError) -> SwapFileError:
+        return SwapFileError(f"cannot read the cache's files in {self.directory}: {reason(error)}",
+                             errno=error.errno)

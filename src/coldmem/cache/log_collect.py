@@ -14,7 +14,6 @@ from coldmem.cache.log_base import LogBase
 from coldmem.cache.log_record import Head, Kind, Window, payload_sum, read_head
 from coldmem.cache.segment import Location, Segment
 from coldmem.errors import MemoryLimitError, SwapFileError
-from coldmem.zswap.swapdir import reason
 
 Moved = Callable[[bytes, Location, Location], bool]
 _STEP = 1 << 20  # bytes read, and records moved, in one go
@@ -111,7 +110,7 @@ def _empty(log: LogBase, victim: Segment, moved: Moved) -> int:
     except OSError as error:
         if isinstance(error, SwapFileError):
             raise
-        raise _unreadable(log, error) from error
+        raise log._unreadable(error) from error
     return copied + _move(log, victim, batch, moved)
 
 
@@ -122,11 +121,7 @@ def _delete(log: LogBase, victim: Segment) -> int:
         if victim.dropped or victim.live_count:  # cleared meanwhile; or a bug: keep it then
             return 0
         if log.persistent:
-            try:
-                notes = log._notes_of([victim])
-            except OSError as error:
-                raise _unreadable(log, error) from error
-            log._write_deaths_locked(victim, notes)
+            log._write_deaths_locked(victim, log._notes_of([victim]))
             unsynced, changes = log._unsynced_locked([victim])
     if log.persistent:
         log._sync(unsynced, changes)
@@ -134,11 +129,6 @@ def _delete(log: LogBase, victim: Segment) -> int:
         given = 0 if victim.dropped else victim.disk_bytes
         log._drop_locked(victim)
         return given
-
-
-def _unreadable(log: LogBase, error: OSError) -> SwapFileError:
-    return SwapFileError(f"cannot read the cache's files in {log.directory}: {reason(error)}",
-                         errno=error.errno)
 
 
 def _move(log: LogBase, victim: Segment, batch: list[tuple[int, Head, memoryview]],

@@ -26,7 +26,6 @@ from coldmem.cache.log_record import HEAD_BYTES, Kind, Window, read_head, unpack
 from coldmem.cache.segment import Location, Segment
 from coldmem.errors import SwapFileError
 from coldmem.zswap.checksum import checksum_of
-from coldmem.zswap.swapdir import reason
 
 _INDEX_HEAD = struct.Struct("<8sIIQQ")  # magic, segments, next segment, sequence number, salt check
 _INDEX_SEGMENT = struct.Struct("<IIIIQQQ")  # number, records, notes, 0, birth, size, live bytes
@@ -54,8 +53,7 @@ def recover(log: LogBase) -> Iterator[tuple[Location, bytes, bytes]]:
                 log._segments.clear()
                 if isinstance(error, SwapFileError):
                     raise
-                raise SwapFileError(f"cannot read the cache in {log.directory}: {reason(error)}",
-                                    errno=error.errno) from error
+                raise log._unreadable(error) from error
             _set_heads(log)
             log._notes = sum(len(segment.notes) for segment in log._segments.values())
             log._ready = True
@@ -75,8 +73,7 @@ def _heads(log: LogBase, segments: list[Segment]) -> Iterator[tuple[Location, by
             try:
                 head = read_head(window, offset, segment.salt)
             except OSError as error:
-                raise SwapFileError(f"cannot read the cache in {log.directory}: {reason(error)}",
-                                    errno=error.errno) from error
+                raise log._unreadable(error) from error
             if head is not None:
                 if segment.is_live(offset):
                     yield Location(segment.number, offset, head.nbytes), head.key, head.meta

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coldmem.cache.cache import Cache
     from coldmem.codecs import Codec, PythonCodec, available_codecs, get_codec, register_codec
     from coldmem.errors import (
         ColdmemError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from coldmem.zswap import Group, SwapFile, Zswap
 
 __all__ = [
+    "Cache",
     "Codec",
     "ColdmemError",
     "CorruptDataError",
@@ -47,13 +49,14 @@ __all__ = [
 
 # Where the names are, those of errors excepted.
 _HOMES = {
+    "coldmem.cache.cache": ("Cache",),
     "coldmem.codecs": ("Codec", "PythonCodec", "available_codecs", "get_codec", "register_codec"),
     "coldmem.memory.memory": ("Memory",),
     "coldmem.zsmalloc": ("Pool", "Pools"),
     "coldmem.zswap": ("Group", "SwapFile", "Zswap"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-_PARTS = ("codecs", "errors", "memory", "units", "zsmalloc", "zswap")
+_PARTS = ("cache", "codecs", "errors", "memory", "units", "zsmalloc", "zswap")
 
 
 def __getattr__(name: str) -> Any:

@@ -44,8 +44,16 @@ class InvalidQuantityError(UsageError):
     """Text such as "64K" or "25%" that cannot be read as a quantity."""
 
 
+class UnhashableKeyError(UsageError, TypeError):
+    """A key, or an argument that is to be a part of one, cannot be hashed."""
+
+
 class UnknownCodecError(UsageError):
     """No codec has this name."""
+
+
+class TrainingError(UsageError):
+    """No dictionary can be trained on these samples."""
 
 
 class HandleError(UsageError):

@@ -35,8 +35,8 @@ from coldmem.cache.log_record import (
     Kind,
     deaths_at,
     pack_deaths,
-    unpack_deaths,
     simplify,
+    unpack_deaths,
 )
 from coldmem.cache.segment import Files, Location, Segment, write_all
 from coldmem.errors import ClosedError, MemoryLimitError, SwapFileError, UsageError

@@ -29,7 +29,7 @@ import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
-from typing import NamedTuple, TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from coldmem.cache.segment import Files, read_up_to
 from coldmem.zswap.checksum import checksum_of

@@ -17,6 +17,7 @@ from cython.cimports.cpython.buffer import (
 )
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
+from cython.cimports.libc.stdlib import free, malloc
 
 from coldmem.errors import CodecError, InvalidSizeError, UsageError
 
@@ -106,6 +107,63 @@ class Codec:
         if size < 0:
             raise CodecError(f"the codec {self.name} failed to compress {n} bytes (error {size})")
         return out[:size] if size else None
+
+    def compressed_bytes(self, values):
+        """What many values would take, each by itself; the GIL is given away once for all of them.
+
+        Parameters
+        ----------
+        values : list of bytes
+
+        Returns
+        -------
+        int
+            Bytes in all; a value that does not get smaller counts as it is.
+
+        Raises
+        ------
+        CodecError
+            When the codec failed.
+        """
+        if self.c.compress == cython.NULL:
+            raise UsageError("this is the base class of codecs; use coldmem.codecs.get_codec(name)")
+        joined: bytes = b"".join(values)
+        p: Bytes = cython.cast(Bytes, PyBytes_AS_STRING(joined))
+        count: uint32_t = len(values)
+        most: uint32_t = max(map(len, values), default=0)
+        i: uint32_t
+        n: uint32_t
+        size: int32_t
+        total: uint64_t = 0
+        bad: cython.bint = False
+        context: cython.p_void
+        out: BytesOut = cython.cast(BytesOut, malloc(most + 1))
+        lengths: cython.pointer(uint32_t) = cython.cast(
+            cython.pointer(uint32_t), malloc(4 * cython.cast(uint64_t, count) + 4))
+        try:
+            if out == cython.NULL or lengths == cython.NULL:
+                raise MemoryError("no memory to try a codec")
+            for i in range(count):
+                lengths[i] = len(values[i])
+            with cython.nogil:
+                context = self.c.context_new(self.c.self, most)
+                bad = context == cython.NULL
+                for i in range(0 if bad else count):
+                    n = lengths[i]
+                    size = 0
+                    if n > 1:
+                        size = self.c.compress(context, p, n, out, n - 1, 0)
+                    bad = bad or size < 0
+                    total += size if size > 0 else n
+                    p += n
+                if context != cython.NULL:
+                    self.c.context_free(context)
+        finally:
+            free(out)
+            free(lengths)
+        if bad:
+            raise CodecError(f"the codec {self.name} failed to compress values")
+        return total
 
     def decompress(self, data, size):
         """The `size` bytes that `data` was made from.

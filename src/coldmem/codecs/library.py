@@ -23,6 +23,18 @@ ZSTD = (
     b"ZSTD_compressCCtx", b"ZSTD_decompressDCtx", b"ZSTD_isError", b"ZSTD_getErrorCode",
     b"ZSTD_minCLevel", b"ZSTD_maxCLevel",
 )
+# Apart from ZSTD, so that a libzstd without one of these still serves plain zstd.
+ZSTD_DICT = (
+    b"ZSTD_createCDict_byReference", b"ZSTD_freeCDict", b"ZSTD_sizeof_CDict",
+    b"ZSTD_createDDict_byReference", b"ZSTD_freeDDict", b"ZSTD_sizeof_DDict",
+    b"ZSTD_CCtx_setParameter", b"ZSTD_DCtx_setParameter", b"ZSTD_CCtx_reset", b"ZSTD_CCtx_refCDict",
+    b"ZSTD_compress2", b"ZSTD_decompress_usingDDict",
+)
+ZDICT = (
+    b"ZDICT_trainFromBuffer", b"ZDICT_finalizeDictionary", b"ZDICT_getDictHeaderSize",
+    b"ZDICT_isError", b"ZDICT_getErrorName",
+)
+ZDICT_FAST = cython.declare(bytes, b"ZDICT_trainFromBuffer_fastCover")
 ZLIB = (
     b"deflateInit_", b"deflate", b"deflateReset", b"deflateEnd",
     b"inflateInit_", b"inflate", b"inflateReset", b"inflateEnd",
@@ -92,12 +104,16 @@ def load_lz4(api):
     return 0
 
 
-def load_zstd(api):
-    h: cython.p_void = open_first(
-        (SONAMES["zstd"], *blosc2_candidates()), ZSTD,
-        "libzstd is not installed: install the package libzstd1 (Debian, Ubuntu) or libzstd "
-        "(Fedora), or the Python package blosc2",
+def open_zstd(symbols):
+    """A libzstd with these symbols, and those for plain frames."""
+    return open_first(
+        (SONAMES["zstd"], *blosc2_candidates()), ZSTD + symbols,
+        f"libzstd is not installed{', or too old' if symbols else ''}: install the package libzstd1 "
+        "(Debian, Ubuntu) or libzstd (Fedora), or the Python package blosc2",
     )
+
+
+def fill_zstd(api, h):
     api.create_compressor = cython.cast(zstd_create_fn, symbol(h, ZSTD[0]))
     api.free_compressor = cython.cast(zstd_free_fn, symbol(h, ZSTD[1]))
     api.create_decompressor = cython.cast(zstd_create_fn, symbol(h, ZSTD[2]))
@@ -108,6 +124,40 @@ def load_zstd(api):
     api.error_code = cython.cast(zstd_error_fn, symbol(h, ZSTD[7]))
     api.level_min = cython.cast(zstd_level_fn, symbol(h, ZSTD[8]))
     api.level_max = cython.cast(zstd_level_fn, symbol(h, ZSTD[9]))
+    return 0
+
+
+def load_zstd(api):
+    return fill_zstd(api, open_zstd(()))
+
+
+def load_zstd_dict(api, d):
+    # Both tables are of one library: contexts made by one libzstd are nothing for another.
+    h: cython.p_void = open_zstd(ZSTD_DICT)
+    fill_zstd(api, h)
+    d.create_cdict = cython.cast(zstd_create_cdict_fn, symbol(h, ZSTD_DICT[0]))
+    d.free_cdict = cython.cast(zstd_free_fn, symbol(h, ZSTD_DICT[1]))
+    d.sizeof_cdict = cython.cast(zstd_sizeof_fn, symbol(h, ZSTD_DICT[2]))
+    d.create_ddict = cython.cast(zstd_create_ddict_fn, symbol(h, ZSTD_DICT[3]))
+    d.free_ddict = cython.cast(zstd_free_fn, symbol(h, ZSTD_DICT[4]))
+    d.sizeof_ddict = cython.cast(zstd_sizeof_fn, symbol(h, ZSTD_DICT[5]))
+    d.set_compressor = cython.cast(zstd_set_fn, symbol(h, ZSTD_DICT[6]))
+    d.set_decompressor = cython.cast(zstd_set_fn, symbol(h, ZSTD_DICT[7]))
+    d.reset_compressor = cython.cast(zstd_reset_fn, symbol(h, ZSTD_DICT[8]))
+    d.use_cdict = cython.cast(zstd_use_cdict_fn, symbol(h, ZSTD_DICT[9]))
+    d.compress = cython.cast(zstd_decompress_fn, symbol(h, ZSTD_DICT[10]))
+    d.decompress = cython.cast(zstd_decompress_ddict_fn, symbol(h, ZSTD_DICT[11]))
+    return 0
+
+
+def load_zdict(api):
+    h: cython.p_void = open_zstd(ZDICT)
+    api.train = cython.cast(zdict_train_fn, symbol(h, ZDICT[0]))
+    api.finish = cython.cast(zdict_finish_fn, symbol(h, ZDICT[1]))
+    api.header_bytes = cython.cast(zdict_header_fn, symbol(h, ZDICT[2]))
+    api.is_error = cython.cast(zstd_error_fn, symbol(h, ZDICT[3]))
+    api.error_name = cython.cast(zdict_name_fn, symbol(h, ZDICT[4]))
+    api.train_fast = cython.cast(zdict_fast_fn, dlsym(h, ZDICT_FAST))
     return 0
 
 

@@ -55,6 +55,7 @@ def run_child(module: str, case_json: str, what: str, seconds_max: float) -> dic
             raise TooSlowError(f"{what}: not done after {seconds_max:.0f} s") from None
         finally:
             child.kill()  # does nothing once it has ended
+            child.wait()  # `with` would not, after Ctrl-C
     if child.returncode == -signal.SIGKILL:
         raise KilledError(f"{what}: killed")
     if child.returncode != 0:

@@ -54,6 +54,20 @@ def _text_files() -> Iterator[str]:
     yield from _in_fair_order(texts(sysconfig.get_path("purelib")))
 
 
+def python_files() -> Iterator[tuple[str, str]]:
+    """(path, dotted name) of Python's source files: the standard library, then installed packages.
+
+    Each of the two in the order of a checksum of their path, as everything here; no tests.
+    """
+    seen: set[str] = set()
+    for top in (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")):
+        for path in _in_fair_order(p for p in _walk(top) if p.endswith(".py")):
+            name = path[len(top) + 1 : -len(".py")].replace(os.sep, ".")
+            if path not in seen and not {"test", "tests"} & set(name.split(".")):
+                seen.add(path)
+                yield path, name
+
+
 def _elf_files() -> Iterator[str]:
     def libraries() -> Iterator[str]:
         for top in (sysconfig.get_path("platstdlib"), os.path.dirname(np.__file__)):
@@ -181,6 +195,11 @@ def _arrays(kind: str, size_bytes: int) -> Bytes:
         end += data.size
         block += 1
     return out
+
+
+def dtype_of(kind: str) -> np.dtype[Any]:
+    """Of the arrays of `kind`, one of `NUMERIC`."""
+    return np.dtype(_MAKERS[kind][0])
 
 
 def _zeros(size_bytes: int) -> Bytes:

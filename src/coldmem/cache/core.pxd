@@ -1,0 +1,26 @@
+# A cache's keys, and how a value is read.
+cimport cython
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from coldmem.cache.state cimport CacheC, Key, Shard
+from coldmem.zsmalloc.pool cimport Pool
+
+cdef class Core:
+    cdef CacheC *c
+    cdef Pool pool
+    cdef object __weakref__
+    cdef list codecs            # keeps them alive
+    cdef dict others            # key -> number, for keys that are not str, bytes or int
+    cdef dict others_by_number
+    cdef int64_t next_other
+    cdef object chooser         # a policy of the user's own, or None
+    cdef readonly bint closed
+    cdef object _key(self, object key, Key *k, bint create)
+    cdef int _note_other(self, object key, object number) except -1
+    cdef int _open(self) except -1
+    cdef int _missed(self) except -1
+    cdef object _read(self, object key, Key *k, bint count)
+    cdef object _small(self, Shard *s, uint32_t i)
+    cdef object _large(self, Shard *s, uint32_t i)
+
+ctypedef unsigned char *UCharP

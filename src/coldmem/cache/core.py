@@ -1,0 +1,333 @@
+"""`Core`: a cache's keys, and how a value is read.
+
+Owns: the C side (state.pxd, where the lock order stands), the pool, the codecs, and the side table of
+keys that are not str, bytes or int.
+Guarantees: a value is found whole or not at all. The GIL is released while more than 8 KiB are
+decompressed; for less, letting it go and taking it again costs more than the work.
+Locks: shard locks (see state.pxd); the GIL for the side table.
+"""
+
+import cython
+from cython.cimports.coldmem.cache.account import charge
+from cython.cimports.coldmem.cache.body import (
+    body_decode,
+    body_free,
+    chunk_decompress,
+    context_get,
+    context_put,
+    entry_stored,
+    hot_put,
+)
+from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_number, key_of
+from cython.cimports.coldmem.cache.queues import queue_drop, queue_hit
+from cython.cimports.coldmem.cache.room import now_tick, shard_of
+from cython.cimports.coldmem.cache.state import (
+    E_LARGE,
+    E_SMALL,
+    EV_EXPIRED,
+    U8CP,
+    BodyP,
+    CacheP,
+    ContextP,
+    EntryP,
+    Key,
+    ShardP,
+    entry_at,
+)
+from cython.cimports.coldmem.cache.table import (
+    entry_forget,
+    table_find,
+)
+from cython.cimports.coldmem.linux.atomic import (
+    a32_store_rlx,
+    a64_load_rlx,
+)
+from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
+from cython.cimports.coldmem.zsmalloc.core import (
+    zs_read_begin,
+    zs_read_end,
+)
+from cython.cimports.cpython.bytearray import PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
+from cython.cimports.cpython.bytes import (
+    PyBytes_AS_STRING,
+    PyBytes_FromStringAndSize,
+)
+from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.string import memcpy
+
+from coldmem.errors import (
+    ClosedError,
+    CorruptDataError,
+)
+
+GIL_BYTES = cython.declare(uint32_t, 8192)  # up to here the GIL is kept
+RAW = cython.declare(uint32_t, 0x80000000)
+HANDLE_BYTES = cython.declare(uint64_t, 16)
+OTHER_BYTES = cython.declare(uint64_t, 300)  # two dicts' entries, a number, and about a key
+HOT_PERIOD = cython.declare(uint64_t, 3)  # a fourth of the hits that could become hot copies do
+LENGTH_MAX = cython.declare(uint64_t, 0xFFFF0000)
+DAMAGED = "a value in memory does not decompress: delete the key, and set it anew"
+MISSING = object()
+_INT64 = range(-(1 << 63), 1 << 63)
+
+
+@cython.no_gc_clear
+@cython.cclass
+class Core:
+    """See `coldmem.Cache`."""
+
+    # -- keys --------------------------------------------------------------------------------------
+    def _key(self, key, k, create):
+        """Fill k; what must live as long as k does, None when a key of the side table is not known."""
+        if self.closed:
+            raise ClosedError("this cache is closed")
+        if key_of(key, k):
+            return key
+        hash(key)  # raises the TypeError that a reader expects
+        plain = _plain(key)
+        if plain is not None and key_of(plain, k):
+            return plain
+        number = self.others.get(key)
+        if number is None:
+            if not create:
+                return None
+            number = self.next_other
+            self.next_other += 1
+            self._note_other(key, number)
+        key_number(k, KEY_OTHER, number)
+        return number
+
+    def _note_other(self, key, number):
+        a32_store_rlx(cython.address(self.c.want_events), 1)  # its number goes when its entry goes
+        self.others[key] = number
+        self.others_by_number[number] = key
+        charge(self.c, OTHER_BYTES, True)
+
+    def _open(self):
+        if self.closed:
+            raise ClosedError("this cache is closed")
+        return 0
+
+    # -- reading -----------------------------------------------------------------------------------
+    def __getitem__(self, key):
+        k: Key
+        value = MISSING
+        keep = self._key(key, cython.address(k), False)
+        if keep is not None:
+            value = self._read(key, cython.address(k), True)
+        else:
+            self._missed()
+        if value is MISSING:
+            raise KeyError(key)
+        if self.chooser is not None:
+            self.chooser.hit(key)
+        return value
+
+    def get(self, key, default=None):
+        """The value of `key`, or `default`."""
+        k: Key
+        value = MISSING
+        keep = self._key(key, cython.address(k), False)
+        if keep is not None:
+            value = self._read(key, cython.address(k), True)
+        else:
+            self._missed()
+        if value is MISSING:
+            return default
+        if self.chooser is not None:
+            self.chooser.hit(key)
+        return value
+
+    def _missed(self):
+        s: ShardP = self.c.shards
+        mutex_lock(cython.address(s.lock))
+        s.misses += 1
+        mutex_unlock(cython.address(s.lock))
+
+    def __contains__(self, key):
+        k: Key
+        s: ShardP
+        i: uint32_t
+        found: cython.bint = False
+        e: EntryP
+        keep = self._key(key, cython.address(k), False)
+        if keep is None:
+            return False
+        s = shard_of(self.c, k.hash)
+        mutex_lock(cython.address(s.lock))
+        i = table_find(self.c, s, cython.address(k))
+        if i:
+            e = entry_at(s, i)
+            found = e.expires == 0 or e.expires > now_tick(self.c)
+        mutex_unlock(cython.address(s.lock))
+        return found
+
+    def __len__(self):
+        return a64_load_rlx(cython.address(self.c.entries))
+
+    def _read(self, key, k, count):
+        c: CacheP = self.c
+        s: ShardP = shard_of(c, k.hash)
+        i: uint32_t
+        e: EntryP
+        segment: uint32_t
+        offset: uint32_t
+        nbytes: uint32_t
+        while True:
+            mutex_lock(cython.address(s.lock))
+            i = table_find(c, s, k)
+            if i:
+                e = entry_at(s, i)
+                if e.expires and e.expires <= now_tick(c):
+                    queue_drop(c, s, i)
+                    s.expirations += 1
+                    entry_forget(c, s, i, EV_EXPIRED)
+                    i = 0
+            if i == 0:
+                s.misses += count
+                mutex_unlock(cython.address(s.lock))
+                if a64_load_rlx(cython.address(c.events_bytes)):
+                    self._drain()
+                return MISSING
+            if count:
+                s.hits += 1
+                queue_hit(c, s, i)
+                count = False  # once, also if the disk sends us round again
+            if e.state == E_SMALL:
+                return self._small(s, i)
+            if e.state == E_LARGE:
+                return self._large(s, i)
+            s.hits_disk += 1
+            segment = e.segment
+            offset = e.offset
+            nbytes = e.disk_bytes
+            mutex_unlock(cython.address(s.lock))  # no tuple before: see spill.py
+            value = self._from_disk(key, (segment, offset, nbytes))
+            if value is not MISSING:
+                return value
+
+    def _small(self, s, i):
+        """The value of a small entry. Takes over the shard's lock."""
+        c: CacheP = self.c
+        e: EntryP = entry_at(s, i)
+        kind: uint8_t = e.kind
+        n: uint32_t = e.length
+        codec: uint8_t = e.codec
+        body: uint64_t = e.body
+        stored: uint32_t
+        token: uint64_t
+        error: int32_t
+        w: ContextP
+        p: U8CP
+        out: UCharP
+        bad: cython.int = 0
+        try:
+            if kind == 0:
+                data = PyBytes_FromStringAndSize(cython.NULL, n)
+                out = cython.cast(UCharP, PyBytes_AS_STRING(data))
+            else:
+                data = PyByteArray_FromStringAndSize(cython.NULL, n)
+                out = cython.cast(UCharP, PyByteArray_AS_STRING(data))
+        except BaseException:
+            mutex_unlock(cython.address(s.lock))
+            raise
+        if e.hot:
+            memcpy(out, s.hot[e.hot - 1].data, n)
+            s.hot[e.hot - 1].used = 1
+            s.hits_hot += 1
+            mutex_unlock(cython.address(s.lock))
+            return data if kind == 0 else self._finish(kind, data)
+        w = context_get(c)
+        if w == cython.NULL:
+            mutex_unlock(cython.address(s.lock))
+            raise MemoryError("no memory to decompress a value")
+        stored = cython.cast(uint32_t, entry_stored(c, e))
+        p = zs_read_begin(c.pool, body, cython.address(token), cython.address(error)) + e.key_bytes
+        s.ticks += 1
+        if n <= GIL_BYTES:
+            bad = chunk_decompress(c, w, p, stored, codec, out, n)
+            zs_read_end(c.pool, body, token)
+            if e.use > 1 and s.ticks & HOT_PERIOD == 0 and bad == 0:
+                hot_put(c, s, i, out, n)
+            mutex_unlock(cython.address(s.lock))
+        else:
+            memcpy(w.gather, p, stored)
+            zs_read_end(c.pool, body, token)
+            mutex_unlock(cython.address(s.lock))
+            with cython.nogil:
+                bad = chunk_decompress(c, w, w.gather, stored, codec, out, n)
+                if bad == 0:
+                    mutex_lock(cython.address(s.lock))
+                    e = entry_at(s, i)
+                    if e.state == E_SMALL and e.body == body and e.hot == 0 and e.use > 1:
+                        hot_put(c, s, i, out, n)
+                    mutex_unlock(cython.address(s.lock))
+        context_put(c, w)
+        if bad:
+            raise CorruptDataError(DAMAGED)
+        return data if kind == 0 else self._finish(kind, data)
+
+    def _large(self, s, i):
+        """The value of an entry in pieces. Takes over the shard's lock."""
+        c: CacheP = self.c
+        e: EntryP = entry_at(s, i)
+        kind: uint8_t = e.kind
+        codec: uint8_t = e.codec
+        b: BodyP = cython.cast(BodyP, e.body)
+        w: ContextP
+        out: UCharP
+        bad: cython.int = 0
+        if e.hot:
+            return self._small(s, i)
+        b.pins += 1
+        w = context_get(c)  # under the lock: see Engine._retire_codec
+        mutex_unlock(cython.address(s.lock))
+        try:
+            if w == cython.NULL:
+                raise MemoryError("no memory to decompress a value")
+            try:
+                if kind == 0:
+                    data = PyBytes_FromStringAndSize(cython.NULL, b.length)
+                    out = cython.cast(UCharP, PyBytes_AS_STRING(data))
+                else:
+                    data = PyByteArray_FromStringAndSize(cython.NULL, b.length)
+                    out = cython.cast(UCharP, PyByteArray_AS_STRING(data))
+                with cython.nogil:
+                    bad = body_decode(c, w, b, codec, out)
+            finally:
+                context_put(c, w)
+        finally:
+            mutex_lock(cython.address(s.lock))
+            b.pins -= 1
+            e = entry_at(s, i)
+            if b.dead:
+                if b.pins == 0:
+                    body_free(c, b)
+            elif e.body == cython.cast(uint64_t, b) and e.hot == 0 and e.use > 1 and bad == 0:
+                s.ticks += 1
+                if b.length < c.hot_max:
+                    hot_put(c, s, i, out, cython.cast(uint32_t, b.length))
+            mutex_unlock(cython.address(s.lock))
+        if bad:
+            raise CorruptDataError(DAMAGED)
+        return data if kind == 0 else self._finish(kind, data)
+
+    def _finish(self, kind, data):
+        return self._load_value(kind, data)
+
+
+def _plain(key):
+    """The str, bytes or int that `key` equals, if it is another type; None: there is none."""
+    if isinstance(key, str):
+        plain = str.__str__(key) if type(key) is not str else None
+    elif isinstance(key, (bytes, memoryview)):
+        plain = bytes(key) if type(key) is not bytes else None
+    else:
+        number = hash(key)
+        plain = -1 if number == -2 and key == -1 else number
+        if type(key) is int or plain not in _INT64:
+            return None
+    try:
+        return plain if plain is not None and hash(plain) == hash(key) and bool(plain == key) else None
+    except Exception:
+        return None  # an odd __eq__: the key is itself

@@ -1,0 +1,520 @@
+"""`Writer`: how a value is stored and dropped.
+
+Guarantees: what is overwritten is there until the new value is in; after an error it still is. The GIL
+is released while more than 8 KiB are compressed.
+Locks: as core.py.
+"""
+
+import cython
+from cython.cimports.coldmem.cache.account import charge, uncharge
+from cython.cimports.coldmem.cache.body import (
+    body_append,
+    body_finish,
+    body_free,
+    body_new,
+    chunk_compress,
+    context_get,
+    context_put,
+    disk_key_free,
+    entry_empty,
+    entry_stored,
+)
+from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_number
+from cython.cimports.coldmem.cache.queues import queue_drop, queue_new, queue_push
+from cython.cimports.coldmem.cache.room import now_tick, room_make, shard_of
+from cython.cimports.coldmem.cache.state import (
+    CHUNK_BYTES,
+    CODEC_RAW,
+    E_DISK,
+    E_LARGE,
+    E_SMALL,
+    EV_EXPIRED,
+    EV_REMOVED,
+    F_ON_DISK,
+    KEY_ROOM,
+    PIECE_BYTES,
+    Q_DISK,
+    Q_MAIN,
+    Q_NONE,
+    U8CP,
+    Body,
+    BodyP,
+    CacheP,
+    ContextP,
+    DiskKeyP,
+    EntryP,
+    Key,
+    ShardP,
+    entry_at,
+)
+from cython.cimports.coldmem.cache.table import (
+    entry_forget,
+    table_add,
+    table_find,
+    table_room,
+)
+from cython.cimports.coldmem.linux.atomic import (
+    a32_load_rlx,
+    a64_fetch_add_rlx,
+    a64_load_rlx,
+)
+from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
+from cython.cimports.coldmem.zsmalloc.core import (
+    zs_free,
+    zs_malloc,
+    zs_write,
+)
+from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cython.cimports.cpython.bytes import (
+    PyBytes_AS_STRING,
+    PyBytes_GET_SIZE,
+)
+from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.stdlib import calloc, free
+from cython.cimports.libc.string import memcpy, memset
+
+from coldmem.errors import (
+    CodecError,
+    InvalidSizeError,
+    MemoryLimitError,
+    UsageError,
+)
+
+GIL_BYTES = cython.declare(uint32_t, 8192)  # up to here the GIL is kept
+RAW = cython.declare(uint32_t, 0x80000000)
+HANDLE_BYTES = cython.declare(uint64_t, 16)
+OTHER_BYTES = cython.declare(uint64_t, 300)  # two dicts' entries, a number, and about a key
+HOT_PERIOD = cython.declare(uint64_t, 3)  # a fourth of the hits that could become hot copies do
+LENGTH_MAX = cython.declare(uint64_t, 0xFFFF0000)
+TICKS_PER_SECOND = 100
+MISSING = object()
+_INT64 = range(-(1 << 63), 1 << 63)
+
+
+def source_take(src, n, gather):
+    """The next n bytes: in place where they lie in one part, else gathered."""
+    view: ViewP
+    here: uint64_t
+    done: uint32_t = 0
+    p: U8CP
+    while True:
+        view = src.views + src.at
+        here = view.len - src.offset
+        if here == 0 and src.at + 1 < src.count:
+            src.at += 1
+            src.offset = 0
+            continue
+        p = cython.cast(U8CP, view.buf) + src.offset
+        if done == 0 and here >= n:
+            src.offset += n
+            return p
+        here = min(here, n - done)
+        memcpy(gather + done, p, here)
+        src.offset += here
+        done += cython.cast(uint32_t, here)
+        if done == n:
+            return gather
+
+
+def ticks_of(c, ttl):
+    """The tick at which something expires that lives for `ttl` seconds, rounded up; 0: never."""
+    if ttl is None:
+        return 0
+    if not ttl > 0:
+        raise UsageError(f"a time to live of {ttl!r} s: give more than 0, or None for no end")
+    ticks = int(-(-ttl * TICKS_PER_SECOND // 1)) + now_tick(c)
+    return ticks if ticks < 0xFFFFFFFF else 0
+
+
+def entry_fill(c, s, e, k, put):
+    e.body = put.body
+    e.state = put.state
+    e.codec = put.codec
+    e.kind = put.kind
+    e.flags = put.flags
+    e.expires = put.expires
+    e.segment = put.segment
+    e.offset = put.offset
+    e.disk_bytes = put.disk_bytes
+    e.length = cython.cast(uint32_t, put.length)
+    e.key_bytes = k.n + 1 if put.state == E_SMALL else 0
+    e.hot = 0
+    a64_fetch_add_rlx(cython.address(c.users[e.codec]), 1)
+    s.original_bytes += put.length
+    s.stored_bytes += entry_stored(c, e)
+    if e.flags & F_ON_DISK:
+        s.disk_bytes += e.disk_bytes
+
+
+class Writer(Core):
+    """See `coldmem.Cache`."""
+
+    # -- writing -----------------------------------------------------------------------------------
+    def _put(self, key, parts, kind: cython.int, ttl, only_new: cython.bint = False):
+        """Store the bytes of `parts`, a list of buffers or one bytes object: whether that was done."""
+        k: Key
+        src: Source
+        one: cython.Py_buffer
+        expires: uint32_t = ticks_of(self.c, ttl)
+        n: uint32_t
+        done: uint32_t = 0
+        stored: cython.bint
+        memset(cython.address(src), 0, cython.sizeof(Source))
+        keep = self._key(key, cython.address(k), True)
+        if type(parts) is bytes:
+            memset(cython.address(one), 0, cython.sizeof(cython.Py_buffer))
+            one.buf = PyBytes_AS_STRING(parts)
+            one.len = PyBytes_GET_SIZE(parts)
+            src.views = cython.address(one)
+            src.count = 1
+            src.total = one.len
+            stored = self._store(
+                cython.address(k), cython.address(src), kind, expires, only_new)
+        else:
+            n = len(parts)
+            src.views = cython.cast(ViewP, calloc(n + 1, cython.sizeof(cython.Py_buffer)))
+            if src.views == cython.NULL:
+                raise MemoryError("no memory to store a value")
+            src.count = n
+            try:
+                for part in parts:
+                    PyObject_GetBuffer(part, src.views + done, PyBUF_SIMPLE)
+                    src.total += src.views[done].len
+                    done += 1
+                stored = self._store(
+                    cython.address(k), cython.address(src), kind, expires, only_new)
+            finally:
+                for n in range(done):
+                    PyBuffer_Release(src.views + n)
+                free(src.views)
+        if k.kind == KEY_OTHER:
+            self._settle_other(key, keep, parts, kind, ttl)
+        if stored and self.chooser is not None:
+            self.chooser.added(key, src.total)
+        if a64_load_rlx(cython.address(self.c.events_bytes)):
+            self._drain()
+        return stored
+
+    def _settle_other(self, key, number, parts, kind, ttl):
+        """While we stored, the number of the key may have been given up, and another one given out."""
+        known = self.others.get(key)
+        if known is None:
+            self._note_other(key, number)
+        elif known != number:
+            self._drop_number(number)
+            self._put(key, parts, kind, ttl)
+
+    def _drop_number(self, number):
+        k: Key
+        key_number(cython.address(k), KEY_OTHER, number)
+        self._forget(cython.address(k))
+
+    def _store(self, k, src, kind, expires, only_new):
+        c: CacheP = self.c
+        w: ContextP
+        put: Put
+        n: uint32_t = cython.cast(uint32_t, min(src.total, CHUNK_BYTES))
+        number: uint32_t
+        stored: int32_t
+        raw: cython.bint
+        hint: uint64_t
+        size: uint32_t
+        p: U8CP
+        result: U8CP = cython.NULL
+        if src.total > LENGTH_MAX:
+            raise InvalidSizeError(
+                f"a value of {src.total} bytes: a cache takes up to {LENGTH_MAX}; split it")
+        memset(cython.address(put), 0, cython.sizeof(Put))
+        put.length = src.total
+        put.kind = kind
+        put.expires = expires
+        put.only_new = only_new
+        number = self.small_codec if src.total <= self.small_max else self.large_codec
+        # Values of one kind and about one size are taken to be alike; one of many chunks is like itself.
+        hint = k.hash if src.total > 4 * CHUNK_BYTES else kind * 64 + _log2(src.total)
+        w = context_get(c)
+        if w == cython.NULL:
+            raise MemoryError("no memory to store a value")
+        try:
+            p = w.gather
+            if src.count and n:
+                p = source_take(src, n, w.gather)
+            if n <= GIL_BYTES:
+                stored = chunk_compress(c, w, p, n, number, hint, cython.address(result))
+            else:
+                with cython.nogil:
+                    stored = chunk_compress(c, w, p, n, number, hint, cython.address(result))
+            if stored < 0:
+                raise CodecError("the codec failed to compress a value")
+            if self.sample_period and src.total <= self.small_max and n:
+                self._sample(p, n, stored)
+            raw = result == p
+            size = k.n + 1 + stored
+            if src.total <= CHUNK_BYTES and k.n < KEY_ROOM and size <= PIECE_BYTES:
+                if raw:
+                    memcpy(w.out, p, n)
+                memcpy(w.out - k.n, k.data, k.n)
+                (w.out - k.n - 1)[0] = k.kind
+                put.state = E_SMALL
+                put.codec = CODEC_RAW if raw else number
+                while True:
+                    put.body = zs_malloc(c.pool, size)
+                    if put.body:
+                        break
+                    self._room(size)
+                zs_write(c.pool, put.body, w.out - k.n - 1, size)
+                charge(c, HANDLE_BYTES, True)
+            else:
+                self._store_large(k, src, w, cython.address(put), number, result,
+                                  cython.cast(uint32_t, stored) | (RAW if raw else 0))
+        finally:
+            context_put(c, w)
+        return self._link(k, cython.address(put))
+
+    def _sample(self, data, n, stored):
+        self.learnt_original += n
+        self.learnt_stored += stored
+        self.sample_tick += 1
+        if self.sample_tick >= self.sample_period:
+            original = self.learnt_original
+            kept = self.learnt_stored
+            self.sample_tick = 0
+            self.learnt_original = self.learnt_stored = 0
+            self._learn(cython.cast(cython.p_char, data)[:n], original, kept)
+        return 0
+
+    def _store_large(self, k, src, w, put, number, first, stored):
+        c: CacheP = self.c
+        b: BodyP
+        chunk: uint32_t = 0
+        done: uint32_t
+        n: uint32_t
+        size: int32_t
+        left: uint64_t = src.total
+        ok: cython.bint
+        p: U8CP
+        chunks: uint32_t = cython.cast(uint32_t, max((left + CHUNK_BYTES - 1) // CHUNK_BYTES, 1))
+        while True:
+            b = body_new(c, k, left, chunks)
+            if b != cython.NULL:
+                break
+            self._room(cython.sizeof(Body) + 400 * cython.cast(uint64_t, chunks) + k.n)
+        try:
+            while True:
+                b.table[chunk] = stored
+                n = cython.cast(uint32_t, min(left, CHUNK_BYTES))
+                left -= n
+                done = 0
+                while True:
+                    with cython.nogil:
+                        ok = body_append(c, b, first, stored & ~RAW, cython.address(done))
+                    if ok:
+                        break
+                    if b.stored > c.memory_max // 2:
+                        raise MemoryLimitError(
+                            f"a value of {src.total} bytes takes more than half of the limit of "
+                            f"{c.memory_max} bytes: raise memory_max, or split it"
+                        )
+                    self._room(PIECE_BYTES * 16)
+                chunk += 1
+                if chunk == chunks:
+                    break
+                n = cython.cast(uint32_t, min(left, CHUNK_BYTES))
+                with cython.nogil:
+                    p = source_take(src, n, w.gather)
+                    size = chunk_compress(
+                        c, w, p, n, number, k.hash + (chunk >> 4), cython.address(first))
+                if size < 0:
+                    raise CodecError("the codec failed to compress a value")
+                stored = cython.cast(uint32_t, size) | (RAW if first == p else 0)
+            body_finish(c, b)
+        except BaseException:
+            body_free(c, b)
+            raise
+        put.state = E_LARGE
+        put.codec = number
+        put.body = cython.cast(uint64_t, b)
+        return 0
+
+    def _link(self, k, put):
+        """Put it under its key, in place of what is there."""
+        c: CacheP = self.c
+        s: ShardP = shard_of(c, k.hash)
+        i: uint32_t
+        e: EntryP
+        need: uint64_t
+        queue: uint8_t = Q_NONE
+        use: uint8_t = 0
+        fresh: cython.bint = False
+        while True:
+            mutex_lock(cython.address(s.lock))
+            i = table_find(c, s, k)
+            if i:
+                e = entry_at(s, i)
+                if put.only_new and (e.expires == 0 or e.expires > now_tick(c)):
+                    mutex_unlock(cython.address(s.lock))
+                    self._free_put(put)
+                    return 0
+                break
+            need = table_room(c, s)
+            if need == 0:
+                i = table_add(c, s, k.hash)
+                fresh = True
+                break
+            mutex_unlock(cython.address(s.lock))
+            try:
+                self._room(need)
+            except BaseException:
+                self._free_put(put)
+                raise
+        e = entry_at(s, i)
+        if not fresh:
+            queue = e.queue
+            use = e.use
+            queue_drop(c, s, i)
+            entry_empty(c, s, e, False)
+        entry_fill(c, s, e, k, put)
+        s.sets += 1
+        if fresh:
+            queue_new(c, s, i, False)
+        elif put.state == E_DISK:
+            queue_push(c, s, i, Q_DISK)
+        else:
+            if queue in (Q_DISK, Q_NONE):
+                queue = Q_MAIN
+            queue_push(c, s, i, queue)
+            e.use = min(use + 1, 3)
+        mutex_unlock(cython.address(s.lock))
+        return 1
+
+    def _free_put(self, put):
+        if put.state == E_SMALL:
+            zs_free(self.c.pool, put.body)
+            uncharge(self.c, HANDLE_BYTES)
+        elif put.state == E_DISK:
+            disk_key_free(self.c, cython.cast(DiskKeyP, put.body))
+        else:
+            body_free(self.c, cython.cast(BodyP, put.body))
+        return 0
+
+    def _room(self, need):
+        c: CacheP = self.c
+        ok: cython.bint
+        if a32_load_rlx(cython.address(c.have_disk)) or a32_load_rlx(cython.address(c.lossless)):
+            self._make_room(need)  # the disk tier, a policy of the user's own, or an error
+            return 0
+        with cython.nogil:
+            ok = room_make(c, need)
+        if not ok:
+            raise MemoryLimitError(
+                f"no room for {need} bytes within the limit of {c.memory_max} bytes: raise memory_max, "
+                "or set smaller values"
+            )
+        return 0
+
+    # -- removing ----------------------------------------------------------------------------------
+    def _drop(self, key):
+        """Forget a key: whether it was there."""
+        k: Key
+        found: cython.bint
+        keep = self._key(key, cython.address(k), False)
+        if keep is None:
+            return False
+        found = self._forget(cython.address(k))
+        if found and self.chooser is not None:
+            self.chooser.removed(key)
+        if a64_load_rlx(cython.address(self.c.events_bytes)):
+            self._drain()
+        return found
+
+    def _identity(self, key):
+        """What changes whenever the value of `key` does; None: there is none."""
+        k: Key
+        s: ShardP
+        i: uint32_t
+        e: EntryP
+        body: uint64_t = 0
+        segment: uint32_t = 0
+        offset: uint32_t = 0
+        found: cython.bint = False
+        keep = self._key(key, cython.address(k), False)
+        if keep is None:
+            return None
+        s = shard_of(self.c, k.hash)
+        mutex_lock(cython.address(s.lock))
+        i = table_find(self.c, s, cython.address(k))
+        if i:
+            e = entry_at(s, i)
+            if e.expires == 0 or e.expires > now_tick(self.c):
+                found = True
+                body = e.body
+                segment = e.segment
+                offset = e.offset
+        mutex_unlock(cython.address(s.lock))  # no tuple before: see spill.py
+        return (body, segment, offset) if found else None
+
+    def _drop_if(self, key, identity):
+        """Forget a key if its value is still that one: whether it was."""
+        k: Key
+        s: ShardP
+        i: uint32_t
+        body: uint64_t
+        segment: uint32_t
+        offset: uint32_t
+        e: EntryP
+        found: cython.bint = False
+        body, segment, offset = identity
+        keep = self._key(key, cython.address(k), False)
+        if keep is None:
+            return False
+        s = shard_of(self.c, k.hash)
+        mutex_lock(cython.address(s.lock))
+        i = table_find(self.c, s, cython.address(k))
+        if i:
+            e = entry_at(s, i)
+            if e.body == body and e.segment == segment and e.offset == offset:
+                queue_drop(self.c, s, i)
+                s.deletes += 1
+                entry_forget(self.c, s, i, EV_REMOVED)
+                found = True
+        mutex_unlock(cython.address(s.lock))
+        if found and self.chooser is not None:
+            self.chooser.removed(key)
+        if a64_load_rlx(cython.address(self.c.events_bytes)):
+            self._drain()
+        return found
+
+    def _forget(self, k):
+        c: CacheP = self.c
+        s: ShardP = shard_of(c, k.hash)
+        i: uint32_t
+        e: EntryP
+        found: cython.bint = False
+        mutex_lock(cython.address(s.lock))
+        i = table_find(c, s, k)
+        if i:
+            e = entry_at(s, i)
+            found = e.expires == 0 or e.expires > now_tick(c)
+            queue_drop(c, s, i)
+            if found:
+                s.deletes += 1
+                entry_forget(c, s, i, EV_REMOVED)
+            else:
+                s.expirations += 1
+                entry_forget(c, s, i, EV_EXPIRED)
+        mutex_unlock(cython.address(s.lock))
+        return found
+
+
+@cython.cfunc
+@cython.nogil
+@cython.inline
+@cython.exceptval(check=False)
+def _log2(n: uint64_t) -> uint32_t:
+    bits: uint32_t = 0
+    while n > 1:
+        n >>= 1
+        bits += 1
+    return bits
+
+

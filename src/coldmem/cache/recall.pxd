@@ -1,0 +1,5 @@
+# Back from disk.
+from coldmem.cache.spill cimport Spill
+
+cdef class Recall(Spill):
+    pass

@@ -1,0 +1,64 @@
+"""A garbage collection may run any code and let another thread run. None may begin while a lock is held."""
+
+from __future__ import annotations
+
+import gc
+import random
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from coldmem import Cache
+
+
+class Slow:
+    """Garbage that only the collector can free, and that gives the GIL away when it is freed."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+    def __del__(self) -> None:
+        time.sleep(0)
+
+
+@pytest.mark.parametrize("path", [False, True], ids=["spill", "persistent"])
+def test_collections_in_any_call_lock_nothing_up(tmp_path: Path, path: bool) -> None:
+    folder = {"path": tmp_path / "kept"} if path else {"directory": tmp_path}
+    failed: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            rng = random.Random(seed)
+            for step in range(1500):
+                key = rng.randrange(400)
+                if rng.random() < 0.5:
+                    cache[key] = bytes([key % 251]) * rng.choice((100, 9000, 200_000))
+                else:
+                    value = cache.get(key)
+                    assert value is None or value == bytes([key % 251]) * len(value)
+                if step % 50 == 0:
+                    cache.stats()
+                    cache.evict(100_000)
+                    len(list(cache))
+                if step % 10 == 0:
+                    cache.pop(key, None)
+                Slow()
+        except BaseException as error:
+            failed.append(error)
+
+    before = gc.get_threshold()
+    with Cache("2MiB", codec="raw", disk_max="64MiB", **folder) as cache:
+        gc.set_threshold(1)
+        try:
+            threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            gc.set_threshold(*before)
+        assert not failed, failed
+        cache.check_valid()
+        assert cache.stats()["writebacks"] > 0

@@ -1,4 +1,4 @@
-"""The cache's log: what goes in comes out, what is freed is given back, what is asked wrongly refused."""
+"""The cache's log: what goes in comes out, what is freed is given back, misuse is refused."""
 
 import errno
 import os
@@ -278,7 +278,8 @@ def test_a_wrong_location_is_never_a_record(make):
     log = make()
     locations = log.append([(b"k%d" % i, b"", [value(b"v", 100)]) for i in range(20)])
     number, offset, nbytes = locations[3]
-    for wrong in [(number, offset + 8, nbytes), (number, offset, nbytes + 8), (number + 1, offset, nbytes),
+    for wrong in [(number, offset + 8, nbytes), (number, offset, nbytes + 8),
+                  (number + 1, offset, nbytes),
                   (number, offset, nbytes - 8), (number, offset, 8), (number, 1 << 31, nbytes),
                   (number, 0, 40)]:
         with pytest.raises(CorruptDataError):
@@ -374,7 +375,7 @@ def test_must_be_recovered_first(make):
         log.append([(b"k", b"", [b"w"])])
     log.close()  # and nothing was changed
     log = make(persistent=True)
-    ((location, key, _),) = log.recover()
+    ((location, _, _),) = log.recover()
     assert log.read(location) == (b"k", b"", memoryview(b"v"))
     assert log.append([(b"k", b"", [b"w"])])
 
@@ -418,7 +419,8 @@ def test_a_child_may_read_only(make, persistent):
         try:
             assert log.read(location).key == b"k"
             log.free(location)
-            for call in (lambda: log.append([(b"k", b"", [b"w"])]), lambda: log.collect(always), log.clear):
+            for call in (lambda: log.append([(b"k", b"", [b"w"])]), lambda: log.collect(always),
+                         log.clear):
                 try:
                     call()
                 except UsageError:

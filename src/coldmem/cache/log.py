@@ -164,21 +164,6 @@ class Log(LogBase):
                                    f" offset {offset}) is not what was written")
         return record
 
-    def free(self, location: Location) -> None:
-        """The record at `location` is dead. Nothing happens when it is so already."""
-        if os.getpid() != self._pid:
-            return
-        self._dead.append(location)
-        self._settle()
-
-    def _settle(self) -> None:
-        """Account for what died, unless that would have to wait."""
-        if self._dead and self._lock.acquire(blocking=False):
-            try:
-                self._settle_locked()
-            finally:
-                self._lock.release()
-
     # -- the whole ---------------------------------------------------------------------------------
     def garbage(self) -> int:
         """Bytes on disk that are no live record."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 
 from coldmem.cache.segment import Files, write_all
 from coldmem.errors import CorruptDataError, SwapFileError, UsageError
@@ -129,10 +130,8 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Remove the file `name` if it is there. Or OSError."""
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(f"{self.path}/{name}")
-        except FileNotFoundError:
-            pass
 
     def sync(self) -> None:
         """What was made, renamed and removed so far is so after a power cut. Or OSError."""

@@ -133,7 +133,8 @@ def _read_index(log: LogBase) -> bool:
         columns = array("I", data[at:at + 4 * (live + 3 * notes)])
         at += 4 * len(columns)
         found.append((segment, birth, live_bytes, columns[:live], columns[live:]))
-    for segment, segment.birth, live_bytes, offsets, columns in found:
+    for segment, birth, live_bytes, offsets, columns in found:
+        segment.birth = birth
         _set_live(log, segment, offsets, live_bytes)
         third = len(columns) // 3
         segment.notes = columns[:third]
@@ -211,14 +212,13 @@ def _choose(log: LogBase, seen: dict[int, _Seen], deaths: list[tuple[int, int, a
         if target is not None and target.birth < seq:  # else it is of a segment that had the number
             told.setdefault(number, []).append(offsets)
     bounds = np.cumsum([0] + [len(here.seqs) for here in seen.values()])
-    hashes = _joined([here.hashes for here in seen.values()], np.uint64)
-    seqs = _joined([here.seqs for here in seen.values()], np.uint64)
-    values = _joined([here.values for here in seen.values()], np.uint8).astype(bool)
+    hashes = _joined([here.hashes for here in seen.values()])
+    seqs = _joined([here.seqs for here in seen.values()])
+    values = _joined([here.values for here in seen.values()]) != 0
     alive = values.copy()
     known: list[npt.NDArray[np.bool_]] = []
     for i, (number, here) in enumerate(seen.items()):
-        dead = np.isin(np.asarray(here.offsets, np.uint64),
-                       _joined(told.get(number, []), np.uint32).astype(np.uint64))
+        dead = np.isin(_joined([here.offsets]), _joined(told.get(number, [])))
         known.append(dead)
         alive[bounds[i]:bounds[i + 1]] &= ~dead
     alive &= seqs >= cleared
@@ -232,16 +232,16 @@ def _choose(log: LogBase, seen: dict[int, _Seen], deaths: list[tuple[int, int, a
     for i, (number, here) in enumerate(seen.items()):
         segment = log._segments[number]
         lives = alive[bounds[i]:bounds[i + 1]]
-        offsets = np.asarray(here.offsets, np.uint64)
-        sizes = np.asarray(here.sizes, np.uint64)
-        _set_live(log, segment, _as_offsets(offsets[lives]), int(sizes[lives].sum()))
+        places = _joined([here.offsets])
+        sizes = _joined([here.sizes])
+        _set_live(log, segment, _as_offsets(places[lives]), int(sizes[lives].sum()))
         died = values[bounds[i]:bounds[i + 1]] & ~lives & ~known[i]
-        segment.deaths = _as_offsets(offsets[died])
+        segment.deaths = _as_offsets(places[died])
         log._deaths += len(segment.deaths)
 
 
-def _joined(arrays: list[array[int]], dtype: type) -> npt.NDArray[np.generic]:
-    return np.concatenate([np.asarray(one, dtype) for one in arrays] or [np.zeros(0, dtype)])
+def _joined(arrays: list[array[int]]) -> npt.NDArray[np.uint64]:
+    return np.concatenate([np.zeros(0, np.uint64), *(np.asarray(one, np.uint64) for one in arrays)])
 
 
 def _as_offsets(offsets: npt.NDArray[np.uint64]) -> array[int]:

@@ -108,7 +108,8 @@ class Segment:
     """
 
     __slots__ = ("birth", "broken", "busy", "deaths", "dropped", "fd", "live_bytes", "live_count",
-                 "note_bytes", "note_targets", "notes", "number", "offsets", "path", "punched", "salt", "size", "synced")
+                 "note_bytes", "note_targets", "notes", "number", "offsets", "path", "punched", "salt",
+                 "size", "synced")
 
     def __init__(self, number: int, salt: int, birth: int, path: str | None) -> None:
         self.number = number

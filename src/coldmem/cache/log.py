@@ -9,7 +9,9 @@ the newest flushed record of each key, or a newer one, and with no removed key, 
   crash it may be back, unless something newer of the key is on disk;
 - `free` of a key's older record is called before `append` of the next or `remove`, or right after.
 
-Assumes: a flash or disk that keeps what fdatasync has written.
+Assumes: a disk that keeps what fdatasync has written; and that `collect` does not run between an
+`append` and the moment at which `moved` knows its locations, else it takes the records for dead: hold
+one lock over the two, and over `collect`.
 Locks: one, and a leaf for two counters, see log_base.py. `read` does not take it. It is held while
 `append` and `remove` write, but not while `flush` and `collect` wait for the disk or `collect` calls
 back. `free` never waits for it.
@@ -194,8 +196,9 @@ class Log(LogBase):
         Parameters
         ----------
         moved : callable
-            ``moved(key, old, new)`` is told of each record, without any lock held. True: `new` is
-            used from now on. False: the record died meanwhile. The log frees what is not used.
+            ``moved(key, old, new)`` is told of each record, without any lock of the log. True: `new`
+            is used from now on. False: nobody uses `old`; so what `append` has returned must be known
+            by now. The log frees what is not used.
         want : int, optional
             Stop when so many bytes are given back. A segment is then worth it with 1/32 of garbage;
             without `want`, with 1/4.

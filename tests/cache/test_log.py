@@ -411,8 +411,8 @@ def test_clear(make, persistent):
 
 
 def test_a_child_may_read_only(make, persistent):
-    log = make(persistent=persistent)
-    (location,) = log.append([(b"k", b"", [b"v" * 100_000])])
+    log = make(persistent=persistent, segment_bytes=MIB)
+    location, _ = log.append([(b"k", b"", [b"v" * 100_000]), (b"other", b"", [b"in the same segment"])])
     pid = os.fork()
     if pid == 0:
         code = 1

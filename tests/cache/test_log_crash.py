@@ -198,6 +198,32 @@ def test_a_removed_key_stays_away_when_its_tombstone_is_collected(tmp_path):
     assert content(open_log(tmp_path / "log")).keys() == {b"full"}
 
 
+def test_deaths_are_written_again_when_their_note_goes(tmp_path):
+    """The segment that tells of a death is itself deleted as a whole, the dead record is still there."""
+    log = open_log(tmp_path / "log")
+    places = {}
+
+    def collect():
+        log.collect(lambda key, old, new: not places.update({key: new}))
+
+    places[b"full"], old = log.append([(b"full", b"", [bytes(60_000)]), (b"key", b"", [b"old"])])
+    middle, new = log.append([(b"x", b"", [bytes(62_000)]), (b"key", b"", [b"new" * 900])])
+    for place in (old, new, middle):
+        log.free(place)
+    log.remove([b"key", b"x"])
+    for turn in range(4):
+        keys = [b"%d %d" % (turn, i) for i in range(4)]
+        filler = log.append([(key, b"", [bytes(30_000)]) for key in keys])
+        collect()
+        for place in filler:
+            log.free(place)
+        log.remove(keys)
+    collect()
+    assert old.segment in log._segments and min(set(log._segments) - {old.segment}) > 6
+    crash(log)
+    assert content(open_log(tmp_path / "log")).keys() == {b"full"}
+
+
 def test_what_only_a_scan_found_dead_stays_dead(tmp_path):
     """After a crash, the newest value is evicted and its segment deleted; the old one is still there."""
     log = open_log(tmp_path / "log")

@@ -114,9 +114,10 @@ def test_drift_soon_after_training_waits_for_the_break() -> None:
 def test_small_changes_are_no_drift() -> None:
     learner = Learner(dictionary_bytes=8192)
     assert trained(learner, lambda i: record(1, i), ZSTD) is not None
-    assert not any(learner.observe(100_000, 30_000) for _ in range(100))
-    assert not any(learner.observe(100_000, 34_000) for _ in range(60))
-    assert any(learner.observe(100_000, 36_000) for _ in range(60))
+    usual = round(learner._baseline * 100_000)
+    assert not any(learner.observe(100_000, usual) for _ in range(100))
+    assert not any(learner.observe(100_000, round(1.1 * usual)) for _ in range(60))
+    assert any(learner.observe(100_000, round(1.3 * usual)) for _ in range(60))
 
 
 def test_looks_again_after_many_stores() -> None:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
 from coldmem.cache.serialize import (
+    KIND_ARRAY,
     KIND_BYTES,
     KIND_CUSTOM,
     KIND_PICKLE,
@@ -341,11 +342,66 @@ def test_a_value_whose_class_is_gone(monkeypatch):
 
 
 def test_a_layout_of_the_future():
-    kind, parts = dump(np.zeros(BIG))
+    kind, parts = dump([np.zeros(BIG), np.zeros(BIG)])
     data = joined(parts)
     data[3] += 1
     with pytest.raises(UsageError, match="layout"):
         load(kind, data)
+
+
+# -- arrays of numbers, without a pickle -----------------------------------------------------------
+def check_array(value, kind):
+    found_kind, parts = dump(value)
+    assert found_kind == kind
+    found = load(found_kind, joined(parts))
+    assert type(found) is np.ndarray
+    assert found.dtype == value.dtype
+    assert found.dtype.str == value.dtype.str, "the byte order"
+    assert found.shape == value.shape
+    assert found.tobytes() == value.tobytes()
+    assert found.flags.writeable == value.flags.writeable
+    return found
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("code", "? b B h H i I q Q e f d g F D G M8[ns] M8[25s] m8[D]".split())
+def test_arrays_of_all_numbers(code, order):
+    dtype = np.dtype(code).newbyteorder(order)
+    value = np.arange(24).astype(dtype).reshape(2, 3, 4)
+    check_array(value, KIND_ARRAY)
+    check_array(value.reshape(24)[:1].reshape(()), KIND_ARRAY)
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_arrays_of_all_layouts(writable):
+    base = np.arange(60.0).reshape(3, 4, 5)
+    rows = [(base.copy(), KIND_ARRAY), (np.asfortranarray(base), KIND_ARRAY),
+            (np.asfortranarray(base[:, :1]), KIND_ARRAY), (np.array(7), KIND_ARRAY),
+            (base[::2], KIND_PICKLE), (base.transpose(1, 0, 2), KIND_PICKLE), (base[::-1], KIND_PICKLE),
+            (np.zeros((3, 0, 2)), KIND_PICKLE), (np.broadcast_to(np.float32(1), (4, 4)), KIND_PICKLE)]
+    for value, kind in rows:
+        if value.flags.owndata:
+            value.flags.writeable = writable
+        if kind == KIND_ARRAY:
+            found = check_array(value, kind)
+            assert found.flags.f_contiguous == value.flags.f_contiguous
+            assert found.flags.c_contiguous == value.flags.c_contiguous
+        else:
+            found = again(value)
+            np.testing.assert_array_equal(found, value)
+            assert (found.shape, found.dtype) == (value.shape, value.dtype)
+
+
+@pytest.mark.parametrize("value", [
+    np.ma.array([1, 2], mask=[0, 1]), np.array(["a", "b"]), np.array([b"a"]), np.array([{}, None]),
+    np.zeros(3, [("a", "i4"), ("b", "f8")]), np.arange(4).view(np.recarray),
+])
+def test_other_arrays_go_through_pickle(value):
+    kind, parts = dump(value)
+    assert kind == KIND_PICKLE
+    found = load(kind, joined(parts))
+    assert type(found) is type(value) and found.dtype == value.dtype
+    assert found.tolist() == value.tolist()
 
 
 # -- serializers -----------------------------------------------------------------------------------

@@ -17,9 +17,12 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL
 ENGINE = re.findall(
     r"^```python\n(.*?)^```", (ROOT / "docs/api/zswap.md").read_text(), re.MULTILINE | re.DOTALL)
 
+CACHE = re.findall(
+    r"^```python\n(.*?)^```", (ROOT / "docs/cache.md").read_text(), re.MULTILINE | re.DOTALL)
+
 
 @pytest.mark.skipif(rights_here() == "none", reason="no userfaultfd here: see `coldmem doctor`")
-@pytest.mark.parametrize("code", EXAMPLES + ENGINE, ids=range(len(EXAMPLES + ENGINE)))
+@pytest.mark.parametrize("code", EXAMPLES + ENGINE + CACHE, ids=range(len(EXAMPLES + ENGINE + CACHE)))
 def test_the_example_runs(code, tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True,
@@ -28,8 +31,10 @@ def test_the_example_runs(code, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_there_is_one_example_of_about_20_lines():
-    assert len(EXAMPLES) == 1
+def test_the_examples_are_few_and_short():
+    assert len(EXAMPLES) == 2
+    assert len(EXAMPLES[1].splitlines()) <= 8
+    assert len(CACHE) >= 6
     assert 5 <= len(EXAMPLES[0].splitlines()) <= 25
     assert len(ENGINE) == 1
 

@@ -42,6 +42,7 @@ _SHARD_BYTES = 16 << 20
 _SHARDS_MOST = 16
 _HOT_SHARE = 0.1
 _DISK_DEFAULT = "64GiB"
+_POLICY_CALLS = ("added", "hit", "removed", "victim")
 _caches: weakref.WeakSet[Cache] = weakref.WeakSet()
 
 
@@ -117,10 +118,15 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
             raise UsageError("give path= (persistent) or directory= (it ends with the cache), not both")
         if on_evict is not None and not callable(on_evict):
             raise UsageError("on_evict= must be callable: it gets a key and a reason")
+        if ttl is not None and not (isinstance(ttl, int | float) and ttl > 0):
+            raise UsageError(f"ttl={ttl!r}: give seconds, more than 0, or None for no end")
         own = None if isinstance(policy, str) else policy
         name = policy if isinstance(policy, str) else "external"
         if own is None and policy not in ("s3fifo", "lru"):
             raise UsageError(f"policy={policy!r}: choose 's3fifo' or 'lru', or give a Policy")
+        if own is not None and not all(callable(getattr(own, name, None)) for name in _POLICY_CALLS):
+            raise UsageError(f"policy={policy!r}: choose 's3fifo' or 'lru', or give an object with "
+                             f"{', '.join(_POLICY_CALLS)}")
         if own is not None and (path, directory, disk_max) != (None, None, None):
             raise UsageError("a policy of your own cannot choose for the disk tier yet: use 's3fifo' or "
                              "'lru' with a disk")

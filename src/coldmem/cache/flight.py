@@ -2,12 +2,12 @@
 
 Owns: a call for each key that is being loaded, and nothing for any other key.
 Guarantees: no two loads of one key run at once. All who waited get the value of the load, or its
-    exception. A load that is stopped from outside (cancelled, interrupted) says nothing about the key:
-    one of those who waited loads it instead. A wait that could never end raises UsageError: a loader
-    that wants its own key, loaders that wait for each other's keys, a wait that would block the event
-    loop which the load runs on.
+exception. A load that is stopped from outside (cancelled, interrupted) says nothing about the key:
+one of those who waited loads it instead. A wait that could never end raises UsageError: a loader
+that wants its own key, loaders that wait for each other's keys, a wait that would block the event
+loop which the load runs on.
 Assumes: keys are hashable. What was loaded before is the caller's to look up, and to look up again
-    inside the load: a flight that has just landed is forgotten.
+inside the load: a flight that has just landed is forgotten.
 Locks: `_lock`, for a few steps at a time; never held during a load or a wait.
 """
 

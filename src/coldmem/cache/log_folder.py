@@ -4,14 +4,14 @@ Owns: a `Folder` owns the descriptor of the folder's lock file, and with it the 
 Guarantees: one log at a time has the folder; a folder that is not empty and not a log's is refused
 and left as it was. No locks of its own: the log calls it under its own.
 
-=========  ==================================================================================
-file       what
-=========  ==================================================================================
-LOCK       empty; locked (flock) while a log has the folder
-FORMAT     format number and salt of the checksums, with a checksum; written once
-INDEX      where the live records are, as of a clean close; taken away at the next opening
-*.segment  records
-=========  ==================================================================================
+=============  ==================================================================================
+file           what
+=============  ==================================================================================
+LOCK           empty; locked (flock) while a log has the folder
+FORMAT         format number and salt of the checksums, with a checksum; written once
+INDEX          where the live records are, as of a clean close; taken away at the next opening
+``*.segment``  records
+=============  ==================================================================================
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns: for asynchronous functions a `Flight`; the results are the cache's.
 Guarantees: of calls with equal arguments at the same time, one runs the function (per process). A
-    function that raises leaves nothing. None is a result like any other.
+function that raises leaves nothing. None is a result like any other.
 Assumes: the function depends on its arguments alone.
 Locks: none of its own.
 """

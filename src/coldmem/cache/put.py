@@ -118,7 +118,7 @@ def source_take(src, n, gather):
 
 def ticks_of(c, ttl):
     """The tick at which something expires that lives for `ttl` seconds, rounded up; 0: never."""
-    if ttl is None:
+    if ttl is None or ttl == float("inf"):
         return 0
     if not ttl > 0:
         raise UsageError(f"a time to live of {ttl!r} s: give more than 0, or None for no end")

@@ -2,16 +2,17 @@
 
 Owns: nothing. `dump` gives parts that refer to the value; they are used before it changes.
 Guarantees: `load` gives a value equal to the one that `dump` took, of the same type (bytes-like values
-    come back as bytes). Large buffers of a value (NumPy, Arrow, pandas) are parts as they are, not
-    copies, and what is loaded uses the memory of `data`: arrays are views of it, aligned as far as
-    `data` is (up to 64 bytes), writable if the original was.
+come back as bytes). Large buffers of a value (NumPy, Arrow, pandas) are parts as they are, not
+copies, and what is loaded uses the memory of `data`: arrays are views of it, aligned as far as
+`data` is (up to 64 bytes), writable if the original was.
 Assumes: `data` of `load` is the parts of one `dump`, one after the other, and belongs to the value
-    from then on.
+from then on.
 Locks: none.
 
-Layout of KIND_ARRAY: the data, then what it is (see _TAIL). Of KIND_PICKLE: a pickle, which begins with byte 0x80; or, with buffers apart from it, MARK, the
-number of buffers n (u32), the length of the pickle (u64), n words (u64: length * 2, + 1 if read-only),
-the pickle, then the buffers, each at a multiple of 64 bytes. All little-endian.
+Layout of KIND_ARRAY: the data, then what it is (see `_TAIL`). Of KIND_PICKLE: a pickle, which begins with
+byte 0x80; or, with buffers apart from it, MARK, the number of buffers n (u32), the length of the pickle
+(u64), n words (u64: length * 2, + 1 if read-only), the pickle, then the buffers, each at a multiple of
+64 bytes. All little-endian.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import pickle
 import struct
 import threading
 import time
+import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,8 @@ from coldmem.units import format_bytes
 if TYPE_CHECKING:
     from coldmem.cache.cache import Cache
 
-_META = struct.Struct("<BBBxIQd")  # kind, codec, table, 0, length, wall time of expiry or 0
+# kind, codec, table, checksum of what the codec is, length, wall time of expiry or 0
+_META = struct.Struct("<BBBxIQd")
 _KEY_OTHER = 4
 _KEY_OWN = 5
 _CODEC_NAME, _CODEC_DICTIONARY = 0, 1
@@ -62,6 +64,9 @@ class Tier:
             segment = max(min(segment, disk_max // 16), 64 << 10)
         self.log = Log(directory, disk_max=disk_max, persistent=persistent, segment_bytes=segment)
         self._metadata = 0
+        # By number, of what `save_codec` wrote. When a record of a dictionary is damaged its number is
+        # given out again, and values of the old one must not be read with the new one.
+        self._sums: dict[int, int] = {}
         self.writebacks = self.written = self.disk_reads = self.read = self.refused = self.corrupt = 0
 
     # -- keys and meta as the log has them -----------------------------------------------------------
@@ -94,7 +99,8 @@ class Tier:
                 bad.append(row)
                 continue
             kind, codec, table, length, left = row[4]
-            meta = _META.pack(kind, codec, table, 0, length, 0.0 if left is None else now + left)
+            meta = _META.pack(kind, codec, table, self._sums.get(codec, 0), length,
+                              0.0 if left is None else now + left)
             good.append(row)
             records.append((key, meta, row[5]))
         return good, bad, records
@@ -269,6 +275,7 @@ class Tier:
             meta, payload = bytes([_CODEC_DICTIONARY, codec.level]), codec.dictionary
         else:
             meta, payload = bytes([_CODEC_NAME]), codec.name.encode()
+        self._sums[number] = zlib.crc32(payload)
         with self.lock:
             self.log.append([(key, meta, [payload])])
 
@@ -279,7 +286,12 @@ class Tier:
         codecs: dict[int, Codec] = {}
         for place, key, meta in found:
             if key[:1] == bytes([_KEY_OWN]):
-                data = bytes(self.log.read(place).payload)
+                try:
+                    data = bytes(self.log.read(place).payload)
+                except CorruptDataError:
+                    self.log.free(place)
+                    continue
+                self._sums[key[1]] = zlib.crc32(data)
                 codecs[key[1]] = (ZstdDictCodec(data, meta[1]) if meta[0] == _CODEC_DICTIONARY
                                   else get_codec(data.decode()))
                 cache._add_codec(codecs[key[1]], key[1])
@@ -287,8 +299,9 @@ class Tier:
         for place, key, meta in found:
             if key[:1] == bytes([_KEY_OWN]):
                 continue
-            kind, codec, table, _, length, expires = _META.unpack(meta)
-            usable = (codec == 0 or codec in codecs) and (expires == 0 or expires > now)
+            kind, codec, table, what, length, expires = _META.unpack(meta)
+            usable = what == self._sums.get(codec, 0) and (codec == 0 or codec in codecs)
+            usable = usable and (expires == 0 or expires > now)
             if usable and key[0] == _KEY_OTHER:
                 usable = self._restore_other(key, place, kind, codec, table, length, expires, now)
             elif usable:

@@ -58,7 +58,7 @@ def command(
     --workload, --arm, --threads, --seconds and --repeats narrow it.
     """
     if plot is not None:
-        _check_plot(plot)
+        check_plot(plot)
     plan = locks.Plan(
         workloads, arms, threads, repeats,
         Load(None if ops_per_thread else seconds, ops_per_thread, objects),
@@ -77,7 +77,7 @@ def command(
         click.echo(f"drawn: {plot}", err=True)
 
 
-def _check_plot(path: Path) -> None:
+def check_plot(path: Path) -> None:
     """Better refused now than after minutes of measuring."""
     try:
         import matplotlib  # noqa: F401

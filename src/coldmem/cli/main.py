@@ -47,6 +47,7 @@ lab = LazyGroup(
     {
         "locks": ("coldmem.cli.lab_locks", "32 pools, pool lock, class lock, handle: side by side"),
         "fragmentation": ("coldmem.cli.lab_fragmentation", "memory used per byte stored"),
+        "scale": ("coldmem.cli.lab_scale", "the locks over 1 to 256 cores, simulated"),
         "build": ("coldmem.cli.lab_build", "a kernel build under a memory limit, swapping to coldmem"),
         "replay": ("coldmem.cli.lab_replay", "the swapping of a recorded build, engine alone"),
         "backends": ("coldmem.cli.lab_backends", "zsmalloc beside zbud and z3fold"),

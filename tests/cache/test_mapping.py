@@ -1,0 +1,538 @@
+"""The mapping contract: every method, keys of all kinds, values of all sizes, on each kind of cache."""
+
+import collections.abc
+import decimal
+import fractions
+import gc
+import weakref
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from cache_data import KINDS, make_cache, noise, text
+
+from coldmem import Cache
+from coldmem.errors import ClosedError, UsageError
+
+SIZES = [0, 1, 100, 4095, 4096, 4097, 65535, 65536, 65537, 1 << 20, (20 << 20) + 3]
+
+
+# -- one entry -------------------------------------------------------------------------------------
+def test_it_is_a_mutable_mapping(cache):
+    assert isinstance(cache, collections.abc.MutableMapping)
+    assert len(cache) == 0
+    assert list(cache) == []
+    assert not cache
+    cache["a"] = b"1"
+    assert cache
+    assert cache["a"] == b"1"
+    assert len(cache) == 1
+    assert "a" in cache
+    cache["a"] = b"2"
+    assert cache["a"] == b"2"
+    assert len(cache) == 1
+    del cache["a"]
+    assert len(cache) == 0
+    assert "a" not in cache
+
+
+@pytest.mark.parametrize("key", ["a", b"a", 5, ("a", 1), None])
+def test_a_missing_key(cache, key):
+    cache["other"] = b"x"
+    for act in (
+        lambda: cache[key], lambda: cache.__delitem__(key), lambda: cache.pop(key),
+        lambda: cache.remaining_ttl(key),
+    ):
+        with pytest.raises(KeyError) as caught:
+            act()
+        assert caught.value.args == (key,)
+    assert cache.get(key) is None
+    assert cache.get(key, 5) == 5
+    assert cache.pop(key, 5) == 5
+    assert cache.pop(key, None) is None
+    assert key not in cache
+    assert len(cache) == 1
+
+
+def test_pop(cache):
+    cache.update(a=b"1", b=[2])
+    assert cache.pop("a") == b"1"
+    assert "a" not in cache
+    assert cache.pop("b", 7) == [2]
+    assert len(cache) == 0
+
+
+def test_popitem(cache):
+    cache.update(a=b"1", b=[2], c=None)
+    assert dict(cache.popitem() for _ in range(3)) == {"a": b"1", "b": [2], "c": None}
+    with pytest.raises(KeyError):
+        cache.popitem()
+
+
+def test_setdefault(cache):
+    assert cache.setdefault("a", [1]) == [1]
+    assert cache.setdefault("a", [2]) == [1]
+    assert cache.setdefault("b") is None
+    assert "b" in cache
+    assert cache.get("b", 5) is None
+
+
+def test_update(cache):
+    cache.update({"a": b"1", 2: b"2"})
+    cache.update([("b", b"3"), (2, b"4")], c=b"5")
+    cache.update(())
+    assert dict(cache) == {"a": b"1", 2: b"4", "b": b"3", "c": b"5"}
+
+
+def test_clear(cache):
+    for n in range(500):
+        cache[n] = text(300, n)
+    cache[("a", 1)] = b"x"
+    cache.clear()
+    assert len(cache) == 0
+    assert list(cache) == []
+    assert ("a", 1) not in cache
+    assert cache.stats()["original_bytes"] == 0
+    cache[5] = b"again"
+    assert dict(cache) == {5: b"again"}
+
+
+def test_views(cache):
+    model = {n: b"%d" % n for n in range(1000)} | {f"k{n}": [n] for n in range(100)}
+    cache.update(model)
+    assert sorted(map(str, cache)) == sorted(map(str, model))
+    assert set(cache.keys()) == set(model)
+    assert dict(cache.items()) == model
+    assert sorted(map(str, cache.values())) == sorted(map(str, model.values()))
+    assert 5 in cache.keys()
+    assert (5, b"5") in cache.items()
+    assert (5, b"6") not in cache.items()
+    assert len(cache.keys()) == len(cache.items()) == len(cache.values()) == len(model)
+    assert cache.keys() & {5, "x"} == {5}
+
+
+def test_many(cache):
+    cache.set_many({n: b"%d" % n for n in range(50)})
+    cache.set_many(((n, [n]) for n in range(50, 60)), ttl=1000)
+    assert cache.get_many([3, "no", 55, 3.0]) == {3: b"3", 55: [55]}
+    assert cache.get_many([]) == {}
+    assert cache.remaining_ttl(3) is None
+    assert 0 < cache.remaining_ttl(55) <= 1000
+    assert cache.delete_many([1, 2, "no", 1]) == 2
+    assert len(cache) == 58
+
+
+# -- keys ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("key", [[], {}, {1}, bytearray(b"a"), ([],), np.zeros(1), memoryview(bytearray(1))])
+def test_keys_that_cannot_be_hashed(cache, key):
+    # Python says ValueError for a memoryview that can be written to.
+    for act in (
+        lambda: cache.__setitem__(key, b"x"), lambda: cache[key], lambda: cache.__delitem__(key),
+        lambda: key in cache, lambda: cache.get(key), lambda: cache.pop(key, None),
+        lambda: cache.setdefault(key, 1), lambda: cache.get_or_load(key, lambda: 1),
+        lambda: cache.get_many([key]), lambda: cache.delete_many([key]),
+    ):
+        with pytest.raises(ValueError if type(key) is memoryview else TypeError):
+            act()
+    assert len(cache) == 0
+
+
+def equal_keys():
+    yield "one", [1, 1.0, True, np.int64(1), np.float32(1), np.bool_(True), 1 + 0j, decimal.Decimal(1),
+                  fractions.Fraction(1), np.uint8(1)]
+    yield "zero", [0, 0.0, -0.0, False, np.int8(0)]
+    yield "minus_one", [-1, -1.0, np.int32(-1)]
+    yield "minus_two", [-2, -2.0, np.int32(-2)]
+    yield "large", [1 << 62, float(1 << 62), np.int64(1 << 62)]
+    yield "least", [-(1 << 63), float(-(1 << 63)), np.int64(-(1 << 63))]
+    yield "past_64_bits", [1 << 63, float(1 << 63), np.uint64(1 << 63)]
+    yield "huge", [1 << 200, float(1 << 200)]
+    yield "half", [0.5, fractions.Fraction(1, 2), np.float64(0.5)]
+    yield "text", ["a", np.str_("a")]
+    yield "bytes", [b"a", np.bytes_(b"a"), memoryview(b"a")]
+    yield "surrogate", ["\ud800", np.str_("\ud800")]
+    yield "tuple", [(1, "a"), (1.0, np.str_("a"))]
+    yield "infinite", [float("inf"), np.float32("inf"), decimal.Decimal("inf")]
+
+
+EQUAL = dict(equal_keys())
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_keys_that_are_equal_are_one(cache, name):
+    keys = EQUAL[name]
+    for i, key in enumerate(keys):
+        assert key == keys[0]
+        assert hash(key) == hash(keys[0])
+        cache[key] = b"%d" % i
+        assert len(cache) == 1
+        for other in keys:
+            assert cache[other] == b"%d" % i
+            assert other in cache
+    assert next(iter(cache)) == keys[0]
+    del cache[keys[-1]]
+    assert len(cache) == 0
+
+
+def different_keys():
+    yield from [None, "", b"", (), 0, 1, -1, -2, 2, "0", "1", b"1", "a", b"a", "\0", b"\0", "a\0", "\ud800", "\udfff",
+                "ä", "ä".encode(), "\N{PILE OF POO}", 0.5, 1e300, 1 << 63, -(1 << 63) - 1, 1 << 61, (1 << 61) - 1,
+                (1 << 63) - 1, -(1 << 63), 1j, (1,), ("1",), ((1,),), (None,), frozenset(), frozenset([1]), int, len,
+                Ellipsis, range(3), np.datetime64("2020-01-01"), "x" * 1023, "x" * 1024, "x" * 1025, b"x" * 70000,
+                "y" * 70001, "ä" * 5000, (1 << 64) + 1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_that_differ_do_not_meet(new_cache, kind):
+    """0 and (1 << 61) - 1 have the same hash, and so have -1 and -2."""
+    cache = new_cache(kind)
+    keys = list(different_keys())
+    assert hash(0) == hash((1 << 61) - 1)
+    model = {}
+    for i, key in enumerate(keys):
+        cache[key] = model[key] = text(200 + i, i)
+    assert len(cache) == len(keys)
+    cache.evict("64MiB")
+    found = list(cache)
+    assert len(found) == len(keys)
+    for key in found:
+        assert type(key) in (type(k) for k in keys if k == key)
+    for key in keys:
+        assert cache[key] == model[key]
+    for key in keys[::2]:
+        del cache[key]
+    for i, key in enumerate(keys):
+        assert (key in cache) == (i % 2 == 1)
+
+
+class Meeting:
+    """All have one hash."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __hash__(self):
+        return 42
+
+    def __eq__(self, other):
+        return isinstance(other, Meeting) and self.n == other.n
+
+    def __reduce__(self):
+        return Meeting, (self.n,)
+
+
+def test_keys_with_one_hash(cache):
+    for n in range(50):
+        cache[Meeting(n)] = b"%d" % n
+    cache[42] = b"int"
+    assert len(cache) == 51
+    for n in range(50):
+        assert cache[Meeting(n)] == b"%d" % n
+        assert cache[42] == b"int"
+        del cache[Meeting(n)]
+    assert list(cache) == [42]
+
+
+def test_a_key_is_let_go_with_its_entry(new_cache):
+    cache = new_cache()
+    key = Meeting(1)
+    gone = weakref.ref(key)
+    cache[key] = b"x"
+    assert gone() is not None
+    del cache[key]
+    len(cache), list(cache), cache.get(5)
+    del key
+    gc.collect()
+    assert gone() is None
+
+
+class Odd:
+    """A key whose comparison fails."""
+
+    def __hash__(self):
+        return 7
+
+    def __eq__(self, other):
+        raise ArithmeticError("no")
+
+
+def test_a_key_that_cannot_be_compared(new_cache):
+    cache = new_cache()
+    cache[7] = b"seven"
+    first = Odd()
+    cache[first] = b"odd"
+    assert cache[first] == b"odd"  # the same object needs no comparison
+    assert cache[7] == b"seven"
+    with pytest.raises(ArithmeticError):
+        cache[Odd()]
+
+
+# -- values ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("make", [text, noise, lambda n, seed: bytes(n)], ids=["text", "noise", "zeros"])
+def test_values_of_all_sizes(cache, make):
+    model = {}
+    for i, n in enumerate(SIZES):
+        cache[n] = model[n] = make(n, i)
+    for _ in range(2):
+        for n in SIZES:
+            found = cache[n]
+            assert type(found) is bytes
+            assert found == model[n]
+        cache.evict("64MiB")
+    if cache.stats()["evictions"] == 0:
+        assert cache.stats()["original_bytes"] == sum(SIZES)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_value_is_replaced_by_one_of_another_size(new_cache, kind):
+    cache = new_cache(kind)
+    sizes = [n for n in SIZES if n <= 1 << 20]
+    for i, n in enumerate(sizes):
+        for m in sizes:
+            cache["k"] = text(n, i)
+            if i % 2:
+                cache.evict("64MiB")
+                if kind in ("ram", "lru"):
+                    assert "k" not in cache
+            cache["k"] = noise(m, i)
+            assert cache["k"] == noise(m, i)
+            assert len(cache) == 1
+    assert cache.stats()["original_bytes"] == sizes[-1]
+
+
+@pytest.mark.parametrize("value", [bytearray(b"abc"), memoryview(b"abc"), memoryview(b"aXbXcX")[::2]])
+def test_bytes_like_values_come_back_as_bytes(cache, value):
+    cache["k"] = value
+    assert cache["k"] == b"abc"
+    assert type(cache["k"]) is bytes
+
+
+def test_a_value_is_as_it_was_when_it_was_set(cache):
+    value, array, things = bytearray(b"abc"), np.zeros(10_000), [1]
+    cache.update(value=value, array=array, things=things)
+    value[0] = 0
+    array[0] = 1
+    things.append(2)
+    cache["array"][0] = 5
+    cache["things"].append(3)
+    assert cache["value"] == b"abc"
+    assert cache["array"][0] == 0
+    assert cache["things"] == [1]
+
+
+@pytest.mark.parametrize("value", [None, True, 5, "text", (1, [2]), {"a": {1, 2}}, 1.5, ..., "x" * 300_000], ids=repr
+                         if False else lambda v: type(v).__name__)
+def test_objects(cache, value):
+    cache["k"] = value
+    assert cache["k"] == value
+    assert type(cache["k"]) is type(value)
+    assert cache.get("k", "default") == value
+    cache.evict("64MiB")
+    assert cache.get("k", value) == value
+
+
+def test_arrays_and_tables(cache):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "small": np.arange(5), "large": rng.random((500, 300)), "fortran": np.asfortranarray(rng.random((300, 500))),
+        "strided": rng.random((300, 500))[::3, ::2], "empty": np.zeros((0, 3)), "scalar": np.array(5.0),
+        "objects": np.array([None, "a", (1,)], object), "huge": np.arange(3_000_000),
+    }
+    frame = pd.DataFrame({"a": np.arange(5000), "b": rng.random(5000), "c": ["x", None, "zz", "y"] * 1250})
+    table = pa.table({"n": pa.array(range(9000)), "t": pa.array(["a", None, "ccc"] * 3000)})
+    cache.update(arrays, frame=frame, table=table)
+    for _ in range(2):
+        for name, array in arrays.items():
+            found = cache[name]
+            np.testing.assert_array_equal(found, array)
+            assert found.dtype == array.dtype
+            if array.size:
+                found[...] = found[...]  # it can be written to
+        pd.testing.assert_frame_equal(cache["frame"], frame)
+        assert cache["table"].equals(table)
+        if cache.evict("64MiB") and cache.stats()["evictions"]:
+            return
+
+
+def test_a_serializer(new_cache):
+    import json
+
+    cache = new_cache(serializer=json)
+    cache["a"] = {"b": [1, None, "ä"]}
+    cache["raw"] = b"\xff"
+    assert cache["a"] == {"b": [1, None, "ä"]}
+    assert cache["raw"] == b"\xff"
+    with pytest.raises(UsageError, match="dumps"):
+        cache["a"] = {1, 2}
+    assert cache["a"] == {"b": [1, None, "ä"]}
+    with pytest.raises(UsageError, match="serializer"):
+        new_cache(serializer=5)
+
+
+def test_a_value_that_cannot_be_kept_leaves_the_old_one(cache):
+    cache["k"] = b"old"
+    for value in (lambda: 1, (i for i in "a"), [memoryview(b"x")]):
+        with pytest.raises(UsageError, match="pickled"):
+            cache["k"] = value
+        with pytest.raises(UsageError, match="pickled"):
+            cache.setdefault("new", value)
+    assert dict(cache) == {"k": b"old"}
+
+
+# -- iteration under change ------------------------------------------------------------------------
+def test_iteration_while_it_changes(cache):
+    """What is there all the time is seen once; what comes and goes, at most once."""
+    stay = {f"stay{n}" for n in range(2000)}
+    for key in stay:
+        cache[key] = b"x"
+    for n in range(500):
+        cache["go", n] = b"x"
+    seen = []
+    for i, key in enumerate(cache):
+        seen.append(key)
+        cache["new", i] = b"y"
+        cache.pop(("go", i % 500), None)
+        cache[f"stay{i % 2000}"] = b"z" * (i % 50)
+        if i > 10_000:
+            break
+    counted = collections.Counter(seen)
+    assert stay <= set(seen)
+    assert all(counted[key] == 1 for key in stay)
+    assert all(counted[key] == 1 for key in counted if key[0] == "go")
+
+
+def test_iteration_while_all_goes(cache):
+    cache.update({n: b"x" for n in range(1000)})
+    for n, key in enumerate(cache):
+        assert key in range(1000)
+        if n == 10:
+            cache.clear()
+    assert n < 1000
+    items = iter(cache.items())
+    cache.update({n: b"x" for n in range(1000)})
+    with pytest.raises(StopIteration):
+        next(items)
+        cache.clear()
+        for _ in items:  # `items` looks each key up, which may be gone
+            pass
+        next(items)
+
+
+def test_an_iterator_that_is_dropped_does_no_harm(cache):
+    cache.update({n: b"x" for n in range(1000)})
+    iterator = iter(cache)
+    next(iterator)
+    del iterator
+    cache.clear()
+
+
+# -- loading ---------------------------------------------------------------------------------------
+def test_get_or_load(cache):
+    calls = []
+
+    def load():
+        calls.append(1)
+        return [5]
+
+    assert cache.get_or_load("k", load, ttl=500) == [5]
+    assert cache.get_or_load("k", load) == [5]
+    assert cache["k"] == [5]
+    assert 0 < cache.remaining_ttl("k") <= 500
+    assert len(calls) == 1
+    assert cache.get_or_load("none", lambda: None) is None
+    assert cache.get_or_load("none", load) is None
+    with pytest.raises(ZeroDivisionError):
+        cache.get_or_load("bad", lambda: 1 // 0)
+    assert "bad" not in cache
+    with pytest.raises(UsageError, match="itself"):
+        cache.get_or_load("again", lambda: cache.get_or_load("again", load))
+    assert cache.get_or_load("outer", lambda: cache.get_or_load("inner", load)) == [5]
+
+
+def test_memoize(cache):
+    calls = []
+
+    @cache.memoize(ttl=500)
+    def f(x, y=0):
+        calls.append((x, y))
+        return x + y
+
+    @cache.memoize()
+    async def g(x):
+        calls.append(x)
+        return x * 2
+
+    import asyncio
+
+    assert f(1) == f(1) == 1
+    assert f(1, y=2) == f(1, y=2) == 3
+    assert asyncio.run(g(4)) == asyncio.run(g(4)) == 8
+    assert calls == [(1, 0), (1, 2), 4]
+    assert f.cache_key(1) in cache
+    assert 0 < cache.remaining_ttl(f.cache_key(1)) <= 500
+    assert f.invalidate(1)
+    assert not f.invalidate(1)
+    assert f(1) == 1
+    assert len(calls) == 4
+
+
+# -- the end ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", KINDS)
+def test_closed(new_cache, kind):
+    with new_cache(kind) as cache:
+        cache["a"] = b"x"
+        assert not cache.closed
+        iterator = iter(cache)
+    assert cache.closed
+    cache.close()
+    for act in (
+        lambda: cache["a"], lambda: cache.__setitem__("a", b"x"), lambda: cache.__delitem__("a"),
+        lambda: "a" in cache, lambda: len(cache), lambda: list(cache), lambda: next(iterator), lambda: cache.get("a"),
+        lambda: cache.pop("a", None), cache.popitem, lambda: cache.setdefault("a", 1), cache.clear, cache.stats,
+        lambda: cache.update(a=1), lambda: cache.set("a", b"x", ttl=5), cache.expire, lambda: cache.evict(5),
+        lambda: cache.get_or_load("a", lambda: 1), cache.flush, lambda: cache.remaining_ttl("a"), cache.check_valid,
+        lambda: cache.get_many(["a"]), lambda: cache.set_many({"a": 1}), lambda: cache.delete_many(["a"]),
+        lambda: list(cache.items()), cache.__enter__,
+    ):
+        with pytest.raises(ClosedError):
+            act()
+    assert "closed" in repr(cache)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cache_that_is_dropped_leaves_nothing(tmp_path, kind):
+    import os
+
+    def files():
+        found = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+                 if os.path.islink(f"/proc/self/fd/{fd}")]
+        return [name for name in found if str(tmp_path) in name]
+
+    cache = make_cache(kind, tmp_path)
+    cache["a"] = noise(1 << 20)
+    cache.evict("64MiB")
+    assert bool(files()) == (kind in ("disk", "persistent", "lossless"))
+    del cache
+    gc.collect()
+    assert files() == []
+    if kind != "persistent":
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [
+    {"memory_max": 1000}, {"memory_max": "many"}, {"memory_max": -1}, {"disk_max": "x"}, {"codec": "nope"},
+    {"policy": "best"}, {"on_evict": 5}, {"path": "/tmp/a", "directory": "/tmp/b"}, {"ttl": "soon"}, {"ttl": -1},
+    {"ttl": float("nan")}, {"disk_max": 0}, {"disk_max": 10},
+])
+def test_bad_arguments(options):
+    with pytest.raises(UsageError):
+        Cache(**({"memory_max": "8MiB"} | options))
+
+
+@pytest.mark.parametrize("ttl", [0, -1, -0.5, float("nan"), "x", float("-inf")])
+def test_a_bad_ttl(cache, ttl):
+    cache["k"] = b"old"
+    with pytest.raises((UsageError, TypeError)):
+        cache.set("k", b"new", ttl=ttl)
+    assert cache["k"] == b"old"

@@ -1,4 +1,4 @@
-"""A garbage collection may run any code and let another thread run. None may begin while a lock is held."""
+"""A garbage collection may let another thread run. None may begin while a lock is held."""
 
 from __future__ import annotations
 

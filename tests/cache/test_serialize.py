@@ -364,7 +364,7 @@ def check_array(value, kind):
 
 
 @pytest.mark.parametrize("order", "<>")
-@pytest.mark.parametrize("code", "? b B h H i I q Q e f d g F D G M8[ns] M8[25s] m8[D]".split())
+@pytest.mark.parametrize("code", [*"?bBhHiIqQefdgFDG", "M8[ns]", "M8[25s]", "m8[D]"])
 def test_arrays_of_all_numbers(code, order):
     dtype = np.dtype(code).newbyteorder(order)
     value = np.arange(24).astype(dtype).reshape(2, 3, 4)

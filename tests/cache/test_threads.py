@@ -40,6 +40,7 @@ def cache(request, tmp_path):
     with make_cache(request.param, tmp_path, "6MiB", **options) as made:
         yield made
         made.check_valid()
+        made.expire()
         s = made.stats()
         assert s["memory_used_bytes"] <= s["memory_max_bytes"]
         assert s["entries"] == len(list(made))
@@ -73,7 +74,9 @@ def test_the_same_keys(cache, stress_seconds):
     """Versions grow: who has seen one never sees an older one, whichever way the value comes."""
     keys = range(40)
     versions = {key: itertools.count(1) for key in keys}
-    locks = {key: threading.Lock() for key in keys}  # one writer a key, so that versions are in order
+    locks = {
+        key: threading.Lock() for key in keys
+    }  # one writer a key, so that versions are in order
     written = dict.fromkeys(keys, 0)
 
     def job(seed):
@@ -117,7 +120,7 @@ def test_the_same_keys(cache, stress_seconds):
 
 @pytest.mark.tsan
 def test_keys_of_their_own(cache, stress_seconds):
-    """Each thread has keys of its own and knows what they hold: what is there is the last that was set."""
+    """Each thread has keys of its own: what is there is the last that was set."""
     lossless = cache.lossless
 
     def job(me):
@@ -169,8 +172,11 @@ def test_beside_iteration_lifetimes_and_clear(cache, stress_seconds):
         def step():
             key = pick.randrange(300)
             try:
-                cache.set(key, value_of(key, pick.randrange(1 << 30), sizes(pick)),
-                          ttl=pick.choice([None, 0.02, 1000]))
+                cache.set(
+                    key,
+                    value_of(key, pick.randrange(1 << 30), sizes(pick)),
+                    ttl=pick.choice([None, 0.02, 1000]),
+                )
             except MemoryLimitError:
                 cache.delete_many(range(300))
 
@@ -265,7 +271,9 @@ def test_close_under_use(tmp_path, run_threads):
     from coldmem.errors import ClosedError
 
     for kind in KINDS:
-        cache = make_cache(kind, tmp_path / kind if (tmp_path / kind).mkdir() is None else None, "2MiB")
+        cache = make_cache(
+            kind, tmp_path / kind if (tmp_path / kind).mkdir() is None else None, "2MiB"
+        )
         go = threading.Event()
 
         def use(cache=cache, go=go):

@@ -118,14 +118,24 @@ def test_damage_stays_inside_the_buffers(seed: int, level: int, cap: int) -> Non
         guarded_call(CODECS[level], bytes(packed[:cut]), capacity, False)
 
 
-@pytest.mark.parametrize("value", [OTHERS[0], OTHERS[1] * 5, bytes(3000), random.Random(1).randbytes(99)])
+@pytest.mark.parametrize(
+    "value", [OTHERS[0], OTHERS[1] * 5, bytes(3000), random.Random(1).randbytes(99)]
+)
 def test_a_frame_ends_where_the_data_end(value: bytes) -> None:
     """libzstd 1.5.4 alone reads past the end of frames without magic that have 1 to 3 bytes."""
     size, packed = guarded_call(CODECS[1], value, 8192, True)
     assert size and guarded_call(CODECS[1], packed, len(value), False) == (len(value), value)
     for cut in range(size):
         assert guarded_call(CODECS[1], packed[:cut], len(value), False)[0] < 0
-    for more in (b"\0", b"ab", b"abc", b"abcd", packed, b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18" + bytes(4)):
+    for more in (
+        b"\0",
+        b"ab",
+        b"abc",
+        b"abcd",
+        packed,
+        b"\x28\xb5\x2f\xfd",
+        b"\x50\x2a\x4d\x18" + bytes(4),
+    ):
         assert guarded_call(CODECS[1], packed + more, len(value) + 9000, False)[0] < 0
 
 

@@ -12,14 +12,15 @@ import os
 import weakref
 from collections.abc import (
     Callable,
-    Hashable,
+    ItemsView,
     Iterable,
     Iterator,
     Mapping,
     MutableMapping,
+    ValuesView,
 )
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from coldmem.cache.core import MISSING
 from coldmem.cache.flight import Flight
@@ -35,8 +36,6 @@ from coldmem.errors import MemoryLimitError, UsageError
 from coldmem.linux.cgroup import memory_limit
 from coldmem.units import format_bytes, parse_bytes
 
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 _MEMORY_LEAST = 1 << 20
 _SHARD_BYTES = 16 << 20
 _SHARDS_MOST = 16
@@ -231,6 +230,14 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
                     if key is not MISSING:
                         yield key
 
+    def items(self) -> ItemsView[Any, Any]:
+        """Keys and values; what goes while they are walked through is left out."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[Any]:
+        """Values; what goes while they are walked through is left out."""
+        return _Values(self)
+
     def pop(self, key: Any, default: Any = MISSING) -> Any:
         """Remove `key`: its value, or `default`. Of several that pop a value, one gets it."""
         while (identity := self._identity(key)) is not None:
@@ -272,9 +279,12 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
 
     def clear(self) -> None:
         """Remove everything."""
-        self._clear()
         tier = self._tier
-        if tier is not None:
+        if tier is None:
+            self._clear()
+            return
+        with tier.lock:  # or what goes to disk meanwhile would go with the old log
+            self._clear()
             tier.clear()
             self._codecs.save()
 
@@ -329,7 +339,7 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         )
 
     def evict(self, nbytes: int | str) -> int:
-        """Move about `nbytes` of the coldest values out of memory, to disk where there is one.
+        """Move about `nbytes` of the coldest values out of memory: to disk, without one for good.
 
         Returns
         -------
@@ -453,6 +463,24 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__
+
+
+class _Items(ItemsView[Any, Any]):
+    _mapping: Cache
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for key in self._mapping:
+            value = self._mapping.get(key, MISSING)
+            if value is not MISSING:
+                yield key, value
+
+
+class _Values(ValuesView[Any]):
+    _mapping: Cache
+
+    def __iter__(self) -> Iterator[Any]:
+        for _, value in self._mapping.items():
+            yield value
 
 
 def _after_fork_in_child() -> None:

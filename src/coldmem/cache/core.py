@@ -163,6 +163,7 @@ class Core:
         return found
 
     def __len__(self):
+        self._open()
         return a64_load_rlx(cython.address(self.c.entries))
 
     def _read(self, key, k, count):
@@ -323,8 +324,12 @@ def _plain(key):
     elif isinstance(key, (bytes, memoryview)):
         plain = bytes(key) if type(key) is not bytes else None
     else:
-        number = hash(key)
-        plain = -1 if number == -2 and key == -1 else number
+        try:
+            plain = int(key)
+        except Exception:  # of complex numbers, say; they may equal the number that is their hash
+            plain = hash(key)
+            if plain == -2 and bool(key == -1):
+                plain = -1
         if type(key) is int or plain not in _INT64:
             return None
     try:

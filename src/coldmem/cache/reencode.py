@@ -1,7 +1,7 @@
 """Compressing small values again, once there is a better dictionary than the one they were stored with.
 
 What came in while a dictionary was trained would stay as it is for long, and an old dictionary takes
-memory while an entry needs it. So after each training one pass is made over all entries, a few at a time.
+memory while an entry needs it. So after each training one pass is made over all entries, few at a time.
 
 Guarantees: an entry has its old value or the same one in fewer bytes, whoever looks; its place in the
 queue, its hits and its time to live stay.

@@ -9,10 +9,10 @@ Assumes: `data` of `load` is the parts of one `dump`, one after the other, and b
 from then on.
 Locks: none.
 
-Layout of KIND_ARRAY: the data, then what it is (see `_TAIL`). Of KIND_PICKLE: a pickle, which begins with
-byte 0x80; or, with buffers apart from it, MARK, the number of buffers n (u32), the length of the pickle
-(u64), n words (u64: length * 2, + 1 if read-only), the pickle, then the buffers, each at a multiple of
-64 bytes. All little-endian.
+Layout of KIND_ARRAY: the data, then what it is (see `_TAIL`). Of KIND_PICKLE: a pickle, which
+begins with byte 0x80; or, with buffers apart from it, MARK, the number of buffers n (u32), the
+length of the pickle (u64), n words (u64: length * 2, + 1 if read-only), the pickle, then the
+buffers, each at a multiple of 64 bytes. All little-endian.
 """
 
 from __future__ import annotations

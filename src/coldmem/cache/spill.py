@@ -121,7 +121,7 @@ class Spill(Engine):
         return at & self.c.shards_mask
 
     def _pick(self, s, i, picked, keys, payloads):
-        """Note an entry and copy what may change. The lock is held: see the module on what is made here."""
+        """Note an entry and copy what may change, with the lock held: see the module on that."""
         c: CacheP = self.c
         e: EntryP = entry_at(s, i)
         token: uint64_t

@@ -217,20 +217,27 @@ class Tier:
         raw = cache._bytes_of_key(key)
         if raw is None:
             return MISSING
-        row = cache._describe(raw)
-        if row is None or row[5] != tuple(place):
-            return MISSING
-        try:
-            record = self.log.read(Location(*place))
-            data = cache._decode(record.payload, row[1], row[2], row[3], row[4])
-            value = data if isinstance(data, bytes) else cache._load_value(row[1], data)
-        except (CorruptDataError, SwapFileError, KeyError, ValueError) as error:
+        name = self._log_key(raw)
+        tried = False
+        while True:
             row = cache._describe(raw)
             if row is None or row[5] != tuple(place):
-                return MISSING  # it moved while we read
-            if cache.lossless or (isinstance(error, SwapFileError)
-                                  and not isinstance(error, CorruptDataError)):
-                raise
+                return MISSING  # it moved, or went, before or while we read
+            try:
+                record = self.log.read(Location(*place))
+                if record.key != name:
+                    raise CorruptDataError("another record lies where a value should be")
+                kind, codec, table, _, length, _ = _META.unpack(record.meta)
+                data = cache._decode(record.payload, kind, codec, bool(table), length)
+                value = data if isinstance(data, bytes) else cache._load_value(kind, data)
+                break
+            except (CorruptDataError, SwapFileError, ValueError) as error:
+                if not tried:  # everything may have been cleared, and the same place been used again
+                    tried = True
+                    continue
+                if cache.lossless or (isinstance(error, SwapFileError)
+                                      and not isinstance(error, CorruptDataError)):
+                    raise
             self.corrupt += 1
             if cache._drop(key):
                 cache._evicted(key, "corrupt")

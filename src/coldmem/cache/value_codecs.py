@@ -8,6 +8,7 @@ Locks: `_lock`, for starting and stopping the thread.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -125,10 +126,13 @@ class ValueCodecs:
 
     def _reencode(self, number: int) -> None:
         """Give what was stored before, and what older dictionaries hold, the new one."""
+        # A flush must find again what it has copied.
+        lock = self._tier.lock if self._tier is not None else contextlib.nullcontext()
         for shard in range(self._cache._shards()):
             at = 1
             while at and not self._stopped:
-                at = self._cache._reencode(shard, at, number)
+                with lock:
+                    at = self._cache._reencode(shard, at, number)
 
     def _retire(self) -> None:
         """Forget dictionaries that no entry needs; on disk, numbers are not used again."""

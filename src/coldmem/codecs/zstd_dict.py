@@ -115,7 +115,8 @@ def one_frame(src, n):
     if n < FRAME_BYTES_MIN or src[0] != 0:
         return False
     while n - at >= BLOCK_HEADER_BYTES:
-        header = src[at] | cython.cast(uint32_t, src[at + 1]) << 8 | cython.cast(uint32_t, src[at + 2]) << 16
+        header = (src[at] | cython.cast(uint32_t, src[at + 1]) << 8
+                  | cython.cast(uint32_t, src[at + 2]) << 16)
         at += BLOCK_HEADER_BYTES
         kind = header >> 1 & 3
         # Of a repeated byte the header has the count, and there is the byte.
@@ -327,8 +328,8 @@ def train_dictionary(samples, nbytes=32768, level=1):
     joined = b"".join(parts)
     if len(joined) > SAMPLES_BYTES_MAX:
         raise UsageError(
-            f"{len(joined)} bytes of samples are too many: give at most {SAMPLES_BYTES_MAX}, 200 samples "
-            "are enough"
+            f"{len(joined)} bytes of samples are too many: give at most {SAMPLES_BYTES_MAX}, 200 "
+            "samples are enough"
         )
     n = len(parts)
     sizes = cython.cast(cython.p_size_t, malloc(n * cython.sizeof(cython.size_t)))

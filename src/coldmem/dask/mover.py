@@ -1,0 +1,279 @@
+"""The threads of a store: they compress what leaves RAM, send it to disk, and bring back what is wanted.
+
+Owns: the threads and the cache, which is made when the first value leaves.
+Guarantees: nothing raised in them is lost: it is logged, at most once in ten seconds of each kind, and
+    the value stays raw. `close` ends them and the cache; so does the end of the process or of the store.
+Assumes: the cache is thread-safe and releases the GIL while it compresses, reads and writes.
+Locks: `Tiers.lock`, for bookkeeping only; one lock of its own while the cache is made.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from distributed.utils import RateLimiterFilter
+
+from coldmem.dask.frames import pack, unpack
+from coldmem.dask.tiers import COLD, NOTHING, Entry, Tiers
+from coldmem.errors import MemoryLimitError
+
+logger = logging.getLogger("coldmem.dask")
+for _start in ("A value cannot be", "No room for", "Compressing failed", "Moving to disk failed",
+               "Reading ahead failed"):
+    logger.addFilter(RateLimiterFilter(_start))
+
+# After a copy found no room, none is tried for so long; Dask's own thresholds apply meanwhile.
+_NO_ROOM_S = 1.0
+_DISK_STEP_BYTES = 32 << 20
+
+
+class CacheLike(Protocol):
+    """What the threads need of `coldmem.Cache`."""
+
+    def set(self, key: Any, value: Any, /) -> None: ...
+    def __getitem__(self, key: Any, /) -> Any: ...
+    def __delitem__(self, key: Any, /) -> None: ...
+    def evict(self, nbytes: int, /) -> int: ...
+    def stats(self) -> Mapping[str, int | float]: ...
+    def close(self) -> None: ...
+
+
+class Mover:
+    """Threads that move the values of `tiers` to a cache and back. They hold no reference to the store.
+
+    Parameters
+    ----------
+    tiers : Tiers
+        The bookkeeping that they follow.
+    make_cache : callable
+        Gives the cache, when the first value moves.
+    threads : int
+        How many.
+    """
+
+    def __init__(self, tiers: Tiers, make_cache: Callable[[], CacheLike], threads: int) -> None:
+        self.tiers = tiers
+        self.metrics: defaultdict[tuple[str, str], float] = defaultdict(float)  # guarded by tiers.lock
+        self._make_cache = make_cache
+        self._making = threading.Lock()
+        self._cache: CacheLike | None = None
+        self._count = threads
+        self._stale = False  # something was deleted since the cache was looked at
+        self._no_disk_until_s = 0.0
+        self._threads: list[threading.Thread] = []
+
+    # -- begin and end -------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Start the threads, unless they run."""
+        with self.tiers.lock:
+            if self._threads or self.tiers.closed:
+                return
+            self._threads = [
+                threading.Thread(target=self._run, name=f"coldmem-dask-{n}", daemon=True)
+                for n in range(self._count)
+            ]
+            for thread in self._threads:
+                thread.start()
+
+    def close(self) -> None:
+        """End the threads, when each is through with its value, and the cache with all that is in it."""
+        with self.tiers.lock:
+            self.tiers.closed = True
+            self.tiers.lock.notify_all()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        with self._making:
+            cache, self._cache = self._cache, None
+        if cache is not None:
+            cache.close()
+
+    @property
+    def cache(self) -> CacheLike | None:
+        """The cache, if there is one already."""
+        return self._cache
+
+    def _ensure_cache(self) -> CacheLike:
+        if (cache := self._cache) is not None:
+            return cache
+        with self._making:
+            if self._cache is None:
+                self._cache = self._make_cache()
+            return self._cache
+
+    # -- the threads -----------------------------------------------------------------------------------
+    def _run(self) -> None:
+        while (job := self._next_job()) is not None:
+            try:
+                job()
+            except Exception:
+                logger.exception("Compressing failed for an unexpected reason")
+                time.sleep(0.1)
+            del job  # it holds the value
+
+    def _next_job(self) -> Callable[[], None] | None:
+        tiers = self.tiers
+        self._look_at_cache()
+        with tiers.lock:
+            while not tiers.closed:
+                if (wanted := self._next_wanted_locked()) is not None:
+                    return lambda: self._bring_back(wanted)
+                now_s = time.monotonic()
+                room = now_s >= tiers.no_room_until_s
+                if room and (entry := tiers.take_locked()) is not None:
+                    value = entry.value
+                    return lambda: self._move(entry, value)
+                disk = self._cache is not None and now_s >= self._no_disk_until_s
+                if disk and (excess := tiers.compressed_excess_locked()) > 0:
+                    return lambda: self._to_disk(excess)
+                if not room:
+                    self._return_queue_locked()
+                tiers.lock.wait(None if room else _NO_ROOM_S)
+                if self._stale and not tiers.closed:
+                    return self._look_at_cache  # outside the lock
+        return None
+
+    def _return_queue_locked(self) -> None:
+        """What waits to be moved is raw again: it cannot be moved now."""
+        while self.tiers.queue:
+            self.tiers.kept(self.tiers.queue.popleft(), False)
+
+    # -- out -------------------------------------------------------------------------------------------
+    def _move(self, entry: Entry, value: object) -> None:
+        tiers = self.tiers
+        began_s = time.perf_counter()
+        try:
+            parts = pack(value)
+        except Exception:
+            # Anything may come from a class of the user's. SpillBuffer keeps such a value as well.
+            logger.warning(
+                "A value cannot be serialized and stays as it is in memory: %r", entry.key, exc_info=True
+            )
+            tiers.kept(entry, True)
+            return
+        packed_s = time.perf_counter()
+        copy = tiers.new_copy()
+        try:
+            cache = self._ensure_cache()
+            try:
+                cache.set(copy, parts)
+            except MemoryLimitError:
+                # Copies of values that are raw again are the first that can go.
+                given_up = tiers.give_up_copies()
+                if not given_up:
+                    raise
+                self.delete(*given_up)
+                cache.set(copy, parts)
+        except (MemoryLimitError, OSError) as error:
+            logger.warning("No room for what leaves memory; values stay as they are: %s", error)
+            with tiers.lock:
+                tiers.no_room_until_s = time.monotonic() + _NO_ROOM_S
+            tiers.kept(entry, False)
+            return
+        except Exception:
+            logger.exception("Compressing failed; the value stays as it is in memory: %r", entry.key)
+            tiers.kept(entry, True)
+            return
+        done_s = time.perf_counter()
+        nbytes = sum(len(part) for part in parts)
+        del parts, value
+        self.count(
+            ("serialize", "seconds", packed_s - began_s), ("compress", "seconds", done_s - packed_s),
+            ("compress", "bytes", nbytes), ("compress", "count", 1),
+        )
+        if (unneeded := tiers.moved(entry, copy)) is not None:
+            self.delete(unneeded)
+
+    def _to_disk(self, nbytes: int) -> None:
+        cache = self._ensure_cache()
+        began_s = time.perf_counter()
+        try:
+            moved = cache.evict(min(nbytes, _DISK_STEP_BYTES))
+        except (MemoryLimitError, OSError) as error:
+            logger.warning("Moving to disk failed; compressed values stay in memory: %s", error)
+            moved = 0
+        self.count(("disk-write", "seconds", time.perf_counter() - began_s))
+        if moved <= 0:
+            self._no_disk_until_s = time.monotonic() + _NO_ROOM_S
+
+    def _look_at_cache(self) -> None:
+        """See how full the cache is: between two jobs, so what is deleted is noticed late."""
+        if (cache := self._cache) is None:
+            return
+        self._stale = False
+        stats = cache.stats()
+        with self.tiers.lock:
+            self.tiers.lock.notify_all()  # a put may wait for it
+            self.tiers.compressed_bytes = int(stats["memory_used_bytes"])
+            self.tiers.compressed_entries = int(stats["ram_entries"])
+            if stats["original_bytes"]:
+                stored = stats["stored_bytes"] + stats["disk_used_bytes"]
+                self.tiers.ratio = stored / stats["original_bytes"]
+
+    # -- back ------------------------------------------------------------------------------------------
+    def read(self, entry: Entry) -> object:
+        """The value of an entry from its copy; NOTHING if the copy is not there any more."""
+        copy, cache = entry.copy, self._cache
+        if copy is None or cache is None:
+            return NOTHING
+        began_s = time.perf_counter()
+        try:
+            data = cache[copy]
+        except KeyError:
+            return NOTHING
+        read_s = time.perf_counter()
+        value: object = unpack(data)
+        self.count(
+            ("decompress", "seconds", read_s - began_s), ("decompress", "bytes", len(data)),
+            ("decompress", "count", 1), ("deserialize", "seconds", time.perf_counter() - read_s),
+        )
+        return value
+
+    def _next_wanted_locked(self) -> Entry | None:
+        tiers = self.tiers
+        while tiers.wanted:
+            entry = tiers.wanted.popleft()
+            if tiers.budget is None:
+                continue
+            if tiers.managed_bytes_locked() + entry.size_bytes > tiers.budget.hold_bytes:
+                tiers.wanted.clear()  # they will be read when they are needed
+                return None
+            if entry.state == COLD:
+                return entry
+        return None
+
+    def _bring_back(self, entry: Entry) -> None:
+        try:
+            value = self.read(entry)
+        except Exception:
+            # Whoever needs it will meet the error where it can be reported.
+            logger.warning("Reading ahead failed: %r", entry.key, exc_info=True)
+            return
+        if value is not NOTHING:
+            self.tiers.restore(entry, value)
+            self.count(("read-ahead", "count", 1))
+
+    # -- small things --------------------------------------------------------------------------------
+    def delete(self, *copies: int | None) -> None:
+        """Delete copies that nobody needs any more."""
+        cache = self._cache
+        for copy in copies:
+            if copy is not None and cache is not None:
+                try:
+                    del cache[copy]
+                except KeyError:
+                    continue
+                self._stale = True
+
+    def count(self, *figures: tuple[str, str, float]) -> None:
+        """Add to `metrics`."""
+        with self.tiers.lock:
+            for label, unit, value in figures:
+                self.metrics[label, unit] += value
+
+

@@ -1,0 +1,253 @@
+"""What happens while a value is on its way, and when it finds no room: with a cache held in hand."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest_dask import MIB, HeldCache, push_out, settle
+
+from coldmem.dask.store import Store
+from coldmem.errors import MemoryLimitError
+
+Make = Callable[..., Store]
+pytestmark = pytest.mark.usefixtures("held")
+
+
+def begun(held: HeldCache) -> None:
+    """Wait until a thread is compressing."""
+    assert held.begun.acquire(timeout=20)
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_evict_returns_the_size_at_once_and_the_value_stays_readable(
+    make_store: Make, held: HeldCache
+) -> None:
+    store = make_store(memory_limit=1 << 30)
+    value = store["a"] = np.zeros(1000)
+    assert store.evict() == 8000 + 128 or store.evict() == -1
+    begun(held)
+    assert "a" in store and list(store) == ["a"] and store.fast
+    assert store["a"] is value  # taken back while the thread is at it
+    assert store.evict() > 0  # and sent away again: the same work counts
+    held.go.set()
+    settle(store)
+    assert store.stats()["cold_bytes"] > 0 and held.sets == 1
+
+
+def test_reading_it_cancels(make_store: Make, held: HeldCache) -> None:
+    store = make_store(memory_limit=1 << 30)
+    store["a"], store["b"] = np.zeros(1000), np.ones(1000)
+    store.evict(), store.evict()
+    begun(held)  # a; b waits
+    value = store["b"]
+    assert (value == 1).all()
+    held.go.set()
+    settle(store)
+    assert held.sets == 1 and list(store._tiers.raw) == ["b"]
+
+
+def test_one_that_was_read_while_compressed_keeps_the_copy(make_store: Make, held: HeldCache) -> None:
+    store = make_store(memory_limit=1 << 30)
+    value = store["a"] = np.zeros(1000)
+    store.evict()
+    begun(held)
+    assert store["a"] is value
+    held.go.set()
+    until(lambda: store._tiers.entries["a"].copy)
+    assert list(store._tiers.raw) == ["a"]
+    assert store.evict() > 0 and store.stats()["cold_bytes"] > 0  # free of charge
+    assert held.sets == 1
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_deleting_or_replacing_it_cancels(make_store: Make, held: HeldCache, replace: bool) -> None:
+    store = make_store(memory_limit=1 << 30)
+    store["a"] = np.zeros(1000)
+    store.evict()
+    begun(held)
+    entry = store._tiers.entries["a"]
+    if replace:
+        store["a"] = np.ones(1000)
+    else:
+        del store["a"]
+        assert "a" not in store and len(store) == 0
+    held.go.set()
+    until(lambda: not entry.busy)
+    until(lambda: not held.kept)
+    settle(store)
+    assert not replace or (store["a"] == 1).all()
+
+
+def test_a_deleted_value_in_the_queue_is_freed_at_once(make_store: Make, held: HeldCache) -> None:
+    store = make_store(memory_limit=1 << 30)
+    store["a"], value = np.zeros(1000), np.ones(1000)
+    store["b"] = value
+    store.evict(), store.evict()
+    begun(held)
+    gone = weakref.ref(value)
+    del value, store["b"]
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_value_is_freed_when_its_copy_is_there(make_store: Make, held: HeldCache) -> None:
+    store = make_store(memory_limit=1 << 30)
+    value = np.zeros(1000)
+    gone = weakref.ref(value)
+    store["a"] = value
+    del value
+    store.evict()
+    begun(held)
+    assert gone() is not None
+    held.go.set()
+    until(lambda: gone() is None)
+
+
+def test_evict_refuses_when_enough_is_on_its_way(make_store: Make, held: HeldCache) -> None:
+    """Dask calls it in a loop until the process has shrunk, which takes the threads a while."""
+    store = make_store(memory_limit=160 * MIB)  # target 96 MiB, a quarter of it 24 MiB
+    for i in range(10):
+        store[i] = np.zeros(MIB)
+    assert [store.evict() > 0 for _ in range(5)] == [True, True, True, False, False]
+    assert store.fast
+    held.go.set()
+    settle(store)
+    assert store.evict() > 0
+
+
+def test_evict_never_raises(make_store: Make, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    store = make_store(memory_limit=160 * MIB)
+    store["a"] = 1
+
+    def fail() -> int:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(store._tiers, "demote_locked", fail)
+    assert store.evict() == -1
+    assert "planted" in caplog.text
+    assert store["a"] == 1
+
+
+@pytest.mark.parametrize("error", [MemoryLimitError("full"), OSError(28, "No space left on device")])
+def test_without_room_the_value_stays_raw(
+    make_store: Make, held: HeldCache, caplog: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr("coldmem.dask.mover._NO_ROOM_S", 0.1)
+    store = make_store(memory_limit=1 << 30)
+    value = store["a"] = np.zeros(1000)
+    held.error = error
+    held.go.set()
+    store.evict()
+    until(lambda: store._tiers.raw)
+    assert store.evict() == -1 and store.fast  # Dask's pause and terminate are next
+    assert store["a"] is value
+    held.error = None
+    until(lambda: store.evict() > 0)
+    settle(store)
+    assert store.stats()["cold_bytes"] > 0
+
+
+def test_copies_of_raw_values_make_room_for_others(make_store: Make, held: HeldCache) -> None:
+    store = make_store(memory_limit=1 << 30)
+    held.go.set()
+    store["a"] = np.zeros(1000)
+    push_out(store)
+    store["a"]
+    assert len(held.kept) == 1
+    full = held.set
+
+    def set_when_empty(key: Any, value: Any) -> None:
+        if held.kept:
+            raise MemoryLimitError("full")
+        full(key, value)
+
+    held.set = set_when_empty  # type: ignore[method-assign]
+    store["b"] = np.ones(1000)
+    store["a"]
+    assert store.evict() > 0  # b
+    settle(store)
+    assert list(store._tiers.raw) == ["a"] and store._tiers.entries["a"].copy is None
+    assert (store["b"] == 1).all()
+
+
+def test_an_error_of_our_own_loses_nothing(make_store: Make, held: HeldCache, caplog: Any) -> None:
+    store = make_store(memory_limit=1 << 30)
+    value = store["a"] = np.zeros(1000)
+    held.error = RuntimeError("planted")
+    held.go.set()
+    store.evict()
+    until(lambda: store._tiers.stuck)
+    assert store["a"] is value
+    assert "planted" in caplog.text
+
+
+def test_a_put_waits_a_while_for_the_threads(
+    make_store: Make, held: HeldCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coldmem.dask.store._HOLD_S", 0.05)
+    store = make_store(memory_limit=10 * MIB)
+    for i in range(6):
+        store[i] = np.zeros(MIB // 8)
+    assert ("store-wait", "count") not in store.cumulative_metrics
+    store[6] = np.zeros(MIB // 8)  # 7 MiB of 6.5
+    assert store.cumulative_metrics["store-wait", "count"] == 1
+    monkeypatch.setattr("coldmem.dask.store._HOLD_S", 20.0)
+    threading.Timer(0.05, held.go.set).start()
+    monkeypatch.setattr(HeldCache, "stats", lambda self: {
+        "memory_used_bytes": 0, "stored_bytes": 0, "original_bytes": 0,
+        "disk_used_bytes": 0, "ram_entries": 0})
+    store[7] = np.zeros(MIB // 8)  # goes on when they have caught up
+    assert store.cumulative_metrics["store-wait", "seconds"] < 15
+
+
+def test_a_put_that_waits_goes_on_when_values_go_for_nothing(
+    make_store: Make, held: HeldCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those with a copy are dropped without any work, and the one who waits must hear of it."""
+    monkeypatch.setattr("coldmem.dask.store._HOLD_S", 20.0)
+    monkeypatch.setattr(HeldCache, "stats", lambda self: {
+        "memory_used_bytes": 0, "stored_bytes": 0, "original_bytes": 0,
+        "disk_used_bytes": 0, "ram_entries": 0})
+    held.go.set()
+    store = make_store(memory_limit=10 * MIB)
+    for i in range(5):
+        store[i] = np.zeros(MIB // 8)
+    push_out(store)
+    for i in range(5):
+        store[i]
+    store["large"] = np.zeros(MIB // 2)
+    assert store.cumulative_metrics["store-wait", "seconds"] < 15
+
+
+def test_a_large_compressed_part_goes_to_disk(make_store: Make, held: HeldCache) -> None:
+    """What does not shrink (the held cache stores as it is) may take a twentieth of the target."""
+    held.go.set()
+    store = make_store(memory_limit=100 * MIB)
+    for i in range(80):
+        store[i] = np.zeros(MIB // 8)
+    until(lambda: held.evicted)
+    assert all(n <= 32 * MIB for n in held.evicted)
+    assert max(held.evicted) >= 10 * MIB
+
+
+def test_close_waits_for_a_thread_at_work(make_store: Make, held: HeldCache) -> None:
+    store = make_store(memory_limit=1 << 30)
+    store["a"] = np.zeros(1000)
+    store.evict()
+    begun(held)
+    threading.Timer(0.05, held.go.set).start()
+    store.close()
+    assert held.closed and not store._moving._threads[0].is_alive()

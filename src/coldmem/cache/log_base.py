@@ -110,10 +110,6 @@ class LogBase:
         self._ready = self._folder is None or not self._folder.segments()
 
     # -- checks and sums ---------------------------------------------------------------------------
-    def free(self, location: Location) -> None:
-        """See `Log`."""
-        raise NotImplementedError
-
     def _check(self) -> None:
         if self.closed:
             raise ClosedError("the log was closed")

@@ -113,11 +113,43 @@ def test_drift_soon_after_training_waits_for_the_break() -> None:
 
 def test_small_changes_are_no_drift() -> None:
     learner = Learner(dictionary_bytes=8192)
+    codec = trained(learner, lambda i: record(1, i), ZSTD)
+    assert codec is not None
+    values = [record(1, i) for i in range(10**6, 10**6 + 100)]
+    original, stored = sum(map(len, values)), sum(stored_bytes(codec, v) for v in values)
+    for worse, drifts in ((1.0, False), (1.1, False), (1.3, True)):
+        due = any(learner.observe(original, round(stored * worse)) for _ in range(100))
+        assert due == drifts, worse
+
+
+def test_what_is_stored_is_the_measure_and_not_the_judges() -> None:
+    learner = Learner(dictionary_bytes=8192)
+    codec = trained(learner, lambda i: record(1, i), ZSTD)
+    assert codec is not None
+    values = [record(1, i) for i in range(10**6, 10**6 + 100)]
+    original, stored = sum(map(len, values)), sum(stored_bytes(codec, v) for v in values)
+    for worse in (1.12, 1.22):  # each less than 15 % above the one before
+        assert not any(learner.observe(original, round(stored * worse)) for _ in range(100))
+
+
+def test_a_few_odd_values_are_no_drift() -> None:
+    learner = Learner(dictionary_bytes=8192)
+    codec = trained(learner, lambda i: record(1, i), ZSTD)
+    assert codec is not None
+    for _ in range(10):
+        assert stores_until_due(learner, codec, lambda i: record(1, i), 2000, 20) is None
+        assert not learner.observe(20 * len(record(1, 0)), 20 * len(record(1, 0)))
+
+
+def test_two_cannot_train_at_once() -> None:
+    class Twice(Learner):
+        def _make(self, samples: list[bytes]) -> ZstdDictCodec | None:
+            assert self.train(ZSTD) is None
+            return super()._make(samples)
+
+    learner = Twice(dictionary_bytes=8192)
     assert trained(learner, lambda i: record(1, i), ZSTD) is not None
-    usual = round(learner._baseline * 100_000)
-    assert not any(learner.observe(100_000, usual) for _ in range(100))
-    assert not any(learner.observe(100_000, round(1.1 * usual)) for _ in range(60))
-    assert any(learner.observe(100_000, round(1.3 * usual)) for _ in range(60))
+    assert learner.trainings == 1
 
 
 def test_looks_again_after_many_stores() -> None:

@@ -61,7 +61,9 @@ def test_frames_say_nothing_that_the_caller_knows() -> None:
 def test_any_content_is_a_dictionary() -> None:
     codec = ZstdDictCodec(b"".join(RECORDS[:20]))
     assert packed_bytes(codec, OTHERS) < packed_bytes(get_codec("zstd"), OTHERS)
-    assert all(codec.decompress(codec.compress(v), len(v)) == v for v in OTHERS)  # type: ignore[arg-type]
+    for value in OTHERS:
+        packed = codec.compress(value)
+        assert packed is not None and codec.decompress(packed, len(value)) == value
 
 
 def test_a_bytearray_that_changes_later() -> None:
@@ -127,16 +129,25 @@ def test_a_frame_ends_where_the_data_end(value: bytes) -> None:
     assert size and guarded_call(CODECS[1], packed, len(value), False) == (len(value), value)
     for cut in range(size):
         assert guarded_call(CODECS[1], packed[:cut], len(value), False)[0] < 0
-    for more in (
-        b"\0",
-        b"ab",
-        b"abc",
-        b"abcd",
-        packed,
-        b"\x28\xb5\x2f\xfd",
-        b"\x50\x2a\x4d\x18" + bytes(4),
-    ):
+    magic, skippable = b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18" + bytes(4)
+    for more in (b"\0", b"ab", b"abc", b"abcd", packed, magic, skippable):
         assert guarded_call(CODECS[1], packed + more, len(value) + 9000, False)[0] < 0
+
+
+def test_lengths_that_lie() -> None:
+    for n in range(6, 40):
+        for size in (n - 5, n - 4, n - 1, n, (1 << 21) - 1):
+            for kind in range(4):
+                for last in (0, 1):
+                    header = (size << 3 | kind << 1 | last).to_bytes(3, "little")
+                    guarded_call(CODECS[1], b"\0\0" + header + bytes(n - 5), 9000, False)
+
+
+def test_flags_that_we_never_set() -> None:
+    _, packed = guarded_call(CODECS[1], OTHERS[0], 4096, True)
+    for flags in range(1, 256):  # libzstd itself ignores one of them
+        changed = bytes([flags]) + packed[1:]
+        assert guarded_call(CODECS[1], changed, len(OTHERS[0]), False)[0] < 0
 
 
 def test_many_blocks() -> None:

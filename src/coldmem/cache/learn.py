@@ -43,9 +43,9 @@ def plan_for(memory_max: int) -> tuple[int, int, int]:
         Most bytes of a dictionary (0: better none), the level of zstd to use it with, and values to
         train it on. Measured with libzstd 1.5.4 on JSON of 1.1 KiB: 32 KiB at level 1 give a ratio of
         3.6 and take 105 KiB with libzstd's tables; 64 KiB at level 5 give 4.2 and take 873 KiB, 112 KiB
-        at level 6 give 4.4 and take 921 KiB; these take 1.5 and 2 times as long to compress, and as long
-        to decompress. 16 KiB take 89 KiB; sizes between 4
-        and 8 KiB take more, up to 178 KiB, since libzstd gives small dictionaries large tables.
+        at level 6 give 4.4 and take 921 KiB; these take 1.5 and 2 times as long to compress, and as
+        long to decompress. 16 KiB take 89 KiB; sizes between 4 and 8 KiB take more, up to 178 KiB,
+        since libzstd gives small dictionaries large tables.
     """
     if memory_max >= 64 * MIB:
         return 112 * KIB, 6, 600
@@ -68,7 +68,9 @@ class Learner:
     samples : int, optional
         Values to train on, 16 to 1000; a fourth of that is collected beside them, as judges.
     value_bytes_max : int, optional
-        Larger values are no samples.
+        Larger values are no samples. At 16 KiB a dictionary of 32 KiB saves 5 to 14 % beside zstd at
+        level 1 (Python, C, JSON, HTML; 21 and 26 % of JSON and HTML of 4 KiB) and compresses a little
+        slower.
     sample_bytes_max : int, optional
         Most bytes of all samples; 24 times `dictionary_bytes` if not given.
 
@@ -90,7 +92,8 @@ class Learner:
             raise UsageError(f"a dictionary is trained on 16 to 1000 samples, not {samples}")
         if dictionary_bytes and not 256 <= dictionary_bytes <= MIB:
             raise UsageError(
-                f"a dictionary has 256 bytes to 1 MiB, or 0 for none, not {dictionary_bytes}")
+                f"a dictionary has 256 bytes to 1 MiB, or 0 for none, not {dictionary_bytes}"
+            )
         if value_bytes_max < VALUE_BYTES_MIN:
             raise UsageError(f"values of at most {value_bytes_max} bytes are too small to learn from")
         self.value_bytes_max = value_bytes_max

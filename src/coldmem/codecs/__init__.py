@@ -6,7 +6,8 @@ The contract is in ``codec.pxd`` (C) and `Codec` (Python); names are made into c
 from coldmem.codecs.codec import Codec
 from coldmem.codecs.python_codec import PythonCodec
 from coldmem.codecs.registry import CodecLike, available_codecs, get_codec, register_codec
-from coldmem.errors import CodecError, MissingLibraryError, UnknownCodecError
+from coldmem.codecs.zstd_dict import ZstdDictCodec, train_dictionary
+from coldmem.errors import CodecError, MissingLibraryError, TrainingError, UnknownCodecError
 
 __all__ = [
     "Codec",
@@ -14,8 +15,11 @@ __all__ = [
     "CodecLike",
     "MissingLibraryError",
     "PythonCodec",
+    "TrainingError",
     "UnknownCodecError",
+    "ZstdDictCodec",
     "available_codecs",
     "get_codec",
     "register_codec",
+    "train_dictionary",
 ]

@@ -1,5 +1,6 @@
 """The log with many threads: readers see right records while others append, free and collect."""
 
+import os
 import random
 import threading
 import time
@@ -19,6 +20,7 @@ def test_readers_while_all_is_moved(tmp_path, run_threads, stress_seconds, persi
     log = Log(tmp_path / "log", disk_max=None, persistent=True, segment_bytes=16 * KIB) if persistent \
         else Log(tmp_path, disk_max=None, persistent=False, segment_bytes=16 * KIB)
     lock = threading.Lock()  # as a cache's index has it; never held while the log is called
+    writing = threading.Lock()  # so that `moved` knows of what was appended
     places = {}
     end = time.monotonic() + stress_seconds
     reads, misses, moves = [], [], []
@@ -32,11 +34,14 @@ def test_readers_while_all_is_moved(tmp_path, run_threads, stress_seconds, persi
         while time.monotonic() < end:
             turn += 1
             keys = [b"%d:%d" % (seed, n) for n in dice.sample(range(KEYS), 10)]
-            new = log.append([(key, b"%d" % turn, [payload(key, turn)]) for key in keys])
-            for key, place in zip(keys, new, strict=True):
-                with lock:
-                    old = places.get(key)
-                    places[key] = place
+            olds = []
+            with writing:
+                new = log.append([(key, b"%d" % turn, [payload(key, turn)]) for key in keys])
+                for key, place in zip(keys, new, strict=True):
+                    with lock:
+                        olds.append(places.get(key))
+                        places[key] = place
+            for old in olds:
                 if old is not None:
                     log.free(old)
             if turn % 5 == 0:
@@ -81,11 +86,15 @@ def test_readers_while_all_is_moved(tmp_path, run_threads, stress_seconds, persi
 
     def collect():
         while time.monotonic() < end:
-            log.collect(moved, random.choice([None, 20 * KIB]))
-            if persistent:
-                log.flush()
+            with writing:
+                log.collect(moved, random.choice([None, 20 * KIB]))
 
-    run_threads(lambda: write(0), lambda: write(1), lambda: read(7), lambda: read(8), collect, collect)
+    def flush():
+        while time.monotonic() < end:
+            log.flush()
+            time.sleep(0.005)
+
+    run_threads(lambda: write(0), lambda: write(1), lambda: read(7), lambda: read(8), collect, flush)
     assert len(reads) > 100 and moves
     assert log.live_bytes == sum(place.nbytes for place in places.values())
     for key, place in places.items():
@@ -109,13 +118,11 @@ def test_a_reader_keeps_a_deleted_file_open(tmp_path, run_threads):
             self.deleted = threading.Event()
 
         def pread(self, fd, nbytes, offset):
-            import os
             self.reading.set()
             assert self.deleted.wait(20)
             return os.pread(fd, nbytes, offset)
 
         def pwritev(self, fd, buffers, offset):
-            import os
             return os.pwritev(fd, buffers, offset)
 
         def fdatasync(self, fd):

@@ -9,7 +9,9 @@ the newest flushed record of each key, or a newer one, and with no removed key, 
   crash it may be back, unless something newer of the key is on disk;
 - `free` of a key's older record is called before `append` of the next or `remove`, or right after.
 
-Assumes: a flash or disk that keeps what fdatasync has written.
+Assumes: a disk that keeps what fdatasync has written; and that `collect` does not run between an
+`append` and the moment at which `moved` knows its locations, else it takes the records for dead: hold
+one lock over the two, and over `collect`.
 Locks: one, and a leaf for two counters, see log_base.py. `read` does not take it. It is held while
 `append` and `remove` write, but not while `flush` and `collect` wait for the disk or `collect` calls
 back. `free` never waits for it.
@@ -111,7 +113,8 @@ class Log(LogBase):
     def remove(self, keys: Sequence[bytes]) -> None:
         """No record of `keys` so far comes back in a later opening; nothing else changes.
 
-        Raises `SwapFileError.errno` errors as `append`; `disk_max` does not count here.
+        Durable after `flush`. The log itself goes on; `free` the records, too. SwapFileError as in
+        `Log.append`; `disk_max` does not stop it, since what follows makes room.
         """
         if not keys or not self.persistent:
             return
@@ -153,8 +156,7 @@ class Log(LogBase):
             if len(data) < nbytes:
                 data = read_up_to(self._io, segment.fd, nbytes, offset)
         except OSError as error:
-            raise SwapFileError(f"cannot read the cache's files in {self.directory}: {reason(error)}",
-                                errno=error.errno) from error
+            raise self._unreadable(error) from error
         with self._count_lock:
             self._reads += 1
             self._read_bytes += nbytes
@@ -163,21 +165,6 @@ class Log(LogBase):
             raise CorruptDataError(f"a record of {nbytes} bytes in {self.directory} (segment {number},"
                                    f" offset {offset}) is not what was written")
         return record
-
-    def free(self, location: Location) -> None:
-        """The record at `location` is dead. Nothing happens when it is so already."""
-        if os.getpid() != self._pid:
-            return
-        self._dead.append(location)
-        self._settle()
-
-    def _settle(self) -> None:
-        """Account for what died, unless that would have to wait."""
-        if self._dead and self._lock.acquire(blocking=False):
-            try:
-                self._settle_locked()
-            finally:
-                self._lock.release()
 
     # -- the whole ---------------------------------------------------------------------------------
     def garbage(self) -> int:
@@ -209,8 +196,9 @@ class Log(LogBase):
         Parameters
         ----------
         moved : callable
-            ``moved(key, old, new)`` is told of each record, without any lock held. True: `new` is
-            used from now on. False: the record died meanwhile. The log frees what is not used.
+            ``moved(key, old, new)`` is told of each record, without any lock of the log. True: `new`
+            is used from now on. False: nobody uses `old`; so what `append` has returned must be known
+            by now. The log frees what is not used.
         want : int, optional
             Stop when so many bytes are given back. A segment is then worth it with 1/32 of garbage;
             without `want`, with 1/4.
@@ -270,8 +258,8 @@ class Log(LogBase):
     def close(self) -> None:
         """Let go of everything; a persistent log first makes all durable and writes its index.
 
-        What goes wrong with that is raised as `SwapFileError.errno` after everything was let go of;
-        the next opening then reads all records.
+        When that goes wrong, everything is let go of all the same, SwapFileError is raised, and the
+        next opening reads all records.
         """
         with self._lock:
             if self.closed:

@@ -29,15 +29,14 @@ from coldmem.cache.log_record import (
     HEAD_BYTES,
     KEY_MAX,
     MAGIC,
-    MASK,
     META_MAX,
     SUM,
     Kind,
     deaths_at,
     pack_deaths,
     simplify,
-    unpack_deaths,
 )
+from coldmem.cache.log_run import GATHER_BYTES, PADDING, Run
 from coldmem.cache.segment import Files, Location, Segment, write_all
 from coldmem.errors import ClosedError, MemoryLimitError, SwapFileError, UsageError
 from coldmem.linux.file import open_unnamed, punch
@@ -54,12 +53,8 @@ SEGMENT_BYTES_MIN = 4 << 10
 SEGMENT_BYTES_MAX = 1 << 30
 # Segments grow with the log, so that it holds this many descriptors or little more.
 DESCRIPTORS = 128
-# A payload of at least this goes to the system from where it lies; a shorter one is gathered first,
-# since a buffer of its own costs more than the copy.
-GATHER_BYTES = 4 << 10
 PUNCH_BYTES = 64 << 10  # a dead record of at least this gives its disk space back at once
 _PAGE = 4 << 10
-_PADDING = [bytes(n) for n in range(8)]
 _DEATHS_IN_RECORD = 1 << 14
 # What a segment takes in memory beside its arrays: the object, the arrays' heads, its place in the
 # table (sys.getsizeof of each, rounded up).
@@ -67,48 +62,6 @@ _SEGMENT_MEMORY = 768
 
 # kind, sequence number, key, meta, parts of the payload
 Entry = tuple[int, int, bytes, bytes, "Sequence[Buffer]"]
-
-
-class Run:
-    """What is to be written to one segment in one go."""
-
-    __slots__ = ("buffers", "end", "live_bytes", "new", "notes", "offsets", "own", "pieces", "segment",
-                 "start")
-
-    def __init__(self, segment: Segment, new: bool) -> None:
-        self.segment = segment
-        self.new = new
-        self.own = False  # of one record, larger than segments are
-        self.start = self.end = segment.size
-        self.buffers: list[Buffer] = []
-        self.pieces: list[Buffer] = []  # small ones, to be joined into one buffer
-        self.offsets: list[int] = []
-        self.notes: list[tuple[int, int, int]] = []  # offset, target, bytes
-        self.live_bytes = 0
-
-    def add(self, kind: int, head: bytes, parts: Sequence[Buffer], nbytes: int, exact: int) -> None:
-        """A record of `nbytes`, without its padding `exact`, at the end."""
-        seed = self.segment.salt + self.end & MASK
-        self.pieces += (SUM.pack(checksum_of(head, seed)), head)
-        if exact - 8 - len(head) >= GATHER_BYTES:
-            self.gather()
-            self.buffers += parts
-        else:
-            self.pieces += parts
-        if nbytes != exact:
-            self.pieces.append(_PADDING[nbytes - exact])
-        if kind == Kind.VALUE:
-            self.offsets.append(self.end)
-            self.live_bytes += nbytes
-        elif kind == Kind.DEATHS:
-            self.notes.append((self.end, unpack_deaths(memoryview(parts[0]))[0], nbytes))
-        self.end += nbytes
-
-    def gather(self) -> None:
-        """Join the small pieces."""
-        if self.pieces:
-            self.buffers.append(b"".join(self.pieces))
-            self.pieces.clear()
 
 
 class LogBase:
@@ -157,10 +110,6 @@ class LogBase:
         self._ready = self._folder is None or not self._folder.segments()
 
     # -- checks and sums ---------------------------------------------------------------------------
-    def free(self, location: Location) -> None:
-        """See `Log`."""
-        raise NotImplementedError
-
     def _check(self) -> None:
         if self.closed:
             raise ClosedError("the log was closed")
@@ -178,6 +127,21 @@ class LogBase:
             except IndexError:  # another thread took the last
                 return
             self._kill_locked(location)
+
+    def free(self, location: Location) -> None:
+        """The record at `location` is dead. Nothing happens when it is so already."""
+        if os.getpid() != self._pid:
+            return
+        self._dead.append(location)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Account for what died, unless that would have to wait."""
+        if self._dead and self._lock.acquire(blocking=False):
+            try:
+                self._settle_locked()
+            finally:
+                self._lock.release()
 
     def _kill_locked(self, location: Location) -> None:
         segment = self._segments.get(location.segment)
@@ -316,7 +280,7 @@ class LogBase:
                 pieces.append(head)
                 pieces += parts
                 if nbytes != exact:
-                    pieces.append(_PADDING[nbytes - exact])
+                    pieces.append(PADDING[nbytes - exact])
                 run.offsets.append(end)
                 run.live_bytes += nbytes
             locations.append(new_location((number, end, nbytes)))
@@ -468,8 +432,8 @@ class LogBase:
     def _reap_locked(self) -> int:
         """Delete persistent segments without a live record; bytes given back. Or SwapFileError."""
         dead = [segment for segment in self._segments.values() if not segment.live_count
-                and not segment.busy and segment not in self._heads
-                and 2 * self._needed_bytes(segment) <= segment.size]
+                and not segment.busy and segment not in self._heads and (
+                    segment.broken or 2 * self._needed_bytes(segment) <= segment.size)]
         if not dead:
             return 0
         before = self._used_bytes
@@ -490,11 +454,19 @@ class LogBase:
             if target in self._segments)
 
     def _notes_of(self, segments: Sequence[Segment]) -> list[tuple[int, array[int]]]:
-        """Deaths that are written down in `segments`, of segments that stay. Or OSError."""
+        """Deaths that are written down in `segments`, of segments that stay. Or SwapFileError."""
         told = []
-        for segment in segments:
-            for seq, number, offsets in deaths_at(self._io, segment.fd, segment.salt, segment.notes):
-                target = self._segments.get(number)
-                if target is not None and target.birth < seq and target not in segments:
-                    told.append((number, offsets))
+        try:
+            for segment in segments:
+                for seq, number, offsets in deaths_at(self._io, segment.fd, segment.salt,
+                                                      segment.notes):
+                    target = self._segments.get(number)
+                    if target is not None and target.birth < seq and target not in segments:
+                        told.append((number, offsets))
+        except OSError as error:
+            raise self._unreadable(error) from error
         return told
+
+    def _unreadable(self, error: OSError) -> SwapFileError:
+        return SwapFileError(f"cannot read the cache's files in {self.directory}: {reason(error)}",
+                             errno=error.errno)

@@ -14,7 +14,6 @@ from coldmem.cache.log_base import LogBase
 from coldmem.cache.log_record import Head, Kind, Window, payload_sum, read_head
 from coldmem.cache.segment import Location, Segment
 from coldmem.errors import MemoryLimitError, SwapFileError
-from coldmem.zswap.swapdir import reason
 
 Moved = Callable[[bytes, Location, Location], bool]
 _STEP = 1 << 20  # bytes read, and records moved, in one go
@@ -28,25 +27,46 @@ _WON_MIN = 256  # more than what new segments begin with, so that each round win
 
 def collect(log: LogBase, moved: Moved, want: int | None) -> int:
     """See `Log.collect`."""
+    given = 0
     with log._lock:
         log._check()
         log._settle_locked()
-        given = log._reap_locked() if log.persistent else 0
+        # All of these go together, after what was in them is durable elsewhere.
+        broken = [segment for segment in log._segments.values() if segment.broken and not segment.busy]
+        for segment in broken:
+            _take_locked(log, segment)
+    try:
+        for segment in broken:
+            given -= _empty(log, segment, moved)
+    except MemoryLimitError:
+        return given
+    finally:
+        for segment in broken:
+            segment.busy = False
+    if log.persistent:
+        with log._lock:
+            given += log._reap_locked()
     while want is None or given < want:
         with log._lock:
             log._settle_locked()
             victim = _victim_locked(log, _SHARE if want is None else _SHARE_WANTED)
             if victim is None:
                 break
-            victim.busy = True
-            log._heads = [None if head is victim else head for head in log._heads]
+            _take_locked(log, victim)
         try:
-            given += _collect_one(log, victim, moved)
+            copied = _empty(log, victim, moved)
+            given += _delete(log, victim) - copied
         except MemoryLimitError:
             break
         finally:
             victim.busy = False
     return given
+
+
+def _take_locked(log: LogBase, segment: Segment) -> None:
+    """Nobody else collects it or appends to it."""
+    segment.busy = True
+    log._heads = [None if head is segment else head for head in log._heads]
 
 
 def _victim_locked(log: LogBase, share: int) -> Segment | None:
@@ -56,10 +76,8 @@ def _victim_locked(log: LogBase, share: int) -> Segment | None:
     for segment in log._segments.values():
         needed = log._needed_bytes(segment)
         won = segment.disk_bytes - needed
-        if segment.busy or (room is not None and needed > max(room, 0)):
+        if segment.busy or segment.broken or (room is not None and needed > max(room, 0)):
             continue
-        if segment.broken:
-            return segment
         if won * share < segment.disk_bytes or won <= _WON_MIN:
             continue
         live_share = needed / segment.disk_bytes
@@ -68,8 +86,8 @@ def _victim_locked(log: LogBase, share: int) -> Segment | None:
     return best
 
 
-def _collect_one(log: LogBase, victim: Segment, moved: Moved) -> int:
-    """Move what lives, delete the segment; bytes given back. Or SwapFileError, MemoryLimitError."""
+def _empty(log: LogBase, victim: Segment, moved: Moved) -> int:
+    """Move what lives; the bytes that it takes now. Or SwapFileError, MemoryLimitError."""
     copied = 0
     window = Window(log._io, victim.fd, _STEP)
     batch: list[tuple[int, Head, memoryview]] = []
@@ -89,27 +107,28 @@ def _collect_one(log: LogBase, victim: Segment, moved: Moved) -> int:
             if batch_bytes >= _STEP or len(batch) >= _MOVED_MAX:
                 copied += _move(log, victim, batch, moved)
                 batch, batch_bytes = [], 0
-        copied += _move(log, victim, batch, moved)
-        with log._lock:
-            log._settle_locked()
-            if victim.dropped or victim.live_count:  # cleared meanwhile; or a bug: keep it then
-                return 0
-            if log.persistent:
-                log._write_deaths_locked(victim, log._notes_of([victim]))
-                unsynced, changes = log._unsynced_locked([victim])
-        if log.persistent:
-            log._sync(unsynced, changes)
-        with log._lock:
-            given = victim.disk_bytes - copied
-            if victim.dropped:
-                return 0
-            log._drop_locked(victim)
-            return given
     except OSError as error:
         if isinstance(error, SwapFileError):
             raise
-        raise SwapFileError(f"cannot read the cache's files in {log.directory}: {reason(error)}",
-                            errno=error.errno) from error
+        raise log._unreadable(error) from error
+    return copied + _move(log, victim, batch, moved)
+
+
+def _delete(log: LogBase, victim: Segment) -> int:
+    """Delete a segment without live records; bytes given back. Or SwapFileError."""
+    with log._lock:
+        log._settle_locked()
+        if victim.dropped or victim.live_count:  # cleared meanwhile; or a bug: keep it then
+            return 0
+        if log.persistent:
+            log._write_deaths_locked(victim, log._notes_of([victim]))
+            unsynced, changes = log._unsynced_locked([victim])
+    if log.persistent:
+        log._sync(unsynced, changes)
+    with log._lock:
+        given = 0 if victim.dropped else victim.disk_bytes
+        log._drop_locked(victim)
+        return given
 
 
 def _move(log: LogBase, victim: Segment, batch: list[tuple[int, Head, memoryview]],

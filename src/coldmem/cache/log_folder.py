@@ -16,9 +16,9 @@ INDEX          where the live records are, as of a clean close; taken away at th
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
+from contextlib import suppress
 
 from coldmem.cache.segment import Files, write_all
 from coldmem.errors import CorruptDataError, SwapFileError, UsageError
@@ -130,7 +130,7 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Remove the file `name` if it is there. Or OSError."""
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             os.unlink(f"{self.path}/{name}")
 
     def sync(self) -> None:

@@ -186,10 +186,11 @@ def walk(files: Files, fd: int, salt: int, step: int) -> Iterator[Found | None]:
                 return
             continue
         lost = False
-        payload = window.get(offset + head.payload_at, head.payload_bytes)
-        if len(payload) < head.payload_bytes:
+        payload = window.get(offset + head.payload_at, head.nbytes - head.payload_at)
+        if len(payload) < head.nbytes - head.payload_at:  # be it in the padding: it cannot be read whole
             yield Found(offset, head, None, True)
             return
+        payload = payload[:head.payload_bytes]
         good = payload_sum(payload, head.parts, head.seq) == head.payload_sum
         yield Found(offset, head, payload if good else None, False)
         offset += head.nbytes

@@ -16,7 +16,6 @@ import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,6 @@ from coldmem.cache.log_record import HEAD_BYTES, Kind, Window, read_head, unpack
 from coldmem.cache.segment import Location, Segment
 from coldmem.errors import SwapFileError
 from coldmem.zswap.checksum import checksum_of
-from coldmem.zswap.swapdir import reason
 
 _INDEX_HEAD = struct.Struct("<8sIIQQ")  # magic, segments, next segment, sequence number, salt check
 _INDEX_SEGMENT = struct.Struct("<IIIIQQQ")  # number, records, notes, 0, birth, size, live bytes
@@ -55,8 +53,7 @@ def recover(log: LogBase) -> Iterator[tuple[Location, bytes, bytes]]:
                 log._segments.clear()
                 if isinstance(error, SwapFileError):
                     raise
-                raise SwapFileError(f"cannot read the cache in {log.directory}: {reason(error)}",
-                                    errno=error.errno) from error
+                raise log._unreadable(error) from error
             _set_heads(log)
             log._notes = sum(len(segment.notes) for segment in log._segments.values())
             log._ready = True
@@ -76,8 +73,7 @@ def _heads(log: LogBase, segments: list[Segment]) -> Iterator[tuple[Location, by
             try:
                 head = read_head(window, offset, segment.salt)
             except OSError as error:
-                raise SwapFileError(f"cannot read the cache in {log.directory}: {reason(error)}",
-                                    errno=error.errno) from error
+                raise log._unreadable(error) from error
             if head is not None:
                 if segment.is_live(offset):
                     yield Location(segment.number, offset, head.nbytes), head.key, head.meta
@@ -127,7 +123,7 @@ def _read_index(log: LogBase) -> bool:
     if magic != _INDEX_MAGIC or salt != checksum_of(log._salt) or count != len(log._segments):
         return False
     at = _INDEX_HEAD.size
-    found: list[tuple[Segment, int, int, array[int], array[int]]] = []
+    found = []
     for _ in range(count):
         number, live, notes, _zero, birth, size, live_bytes = _INDEX_SEGMENT.unpack_from(data, at)
         at += _INDEX_SEGMENT.size
@@ -216,14 +212,13 @@ def _choose(log: LogBase, seen: dict[int, _Seen], deaths: list[tuple[int, int, a
         if target is not None and target.birth < seq:  # else it is of a segment that had the number
             told.setdefault(number, []).append(offsets)
     bounds = np.cumsum([0] + [len(here.seqs) for here in seen.values()])
-    hashes = _joined([here.hashes for here in seen.values()], np.uint64)
-    seqs = _joined([here.seqs for here in seen.values()], np.uint64)
-    values = _joined([here.values for here in seen.values()], np.uint8).astype(bool)
+    hashes = _joined([here.hashes for here in seen.values()])
+    seqs = _joined([here.seqs for here in seen.values()])
+    values = _joined([here.values for here in seen.values()]) != 0
     alive = values.copy()
     known: list[npt.NDArray[np.bool_]] = []
     for i, (number, here) in enumerate(seen.items()):
-        dead = np.isin(np.asarray(here.offsets, np.uint64),
-                       _joined(told.get(number, []), np.uint32).astype(np.uint64))
+        dead = np.isin(_joined([here.offsets]), _joined(told.get(number, [])))
         known.append(dead)
         alive[bounds[i]:bounds[i + 1]] &= ~dead
     alive &= seqs >= cleared
@@ -237,16 +232,16 @@ def _choose(log: LogBase, seen: dict[int, _Seen], deaths: list[tuple[int, int, a
     for i, (number, here) in enumerate(seen.items()):
         segment = log._segments[number]
         lives = alive[bounds[i]:bounds[i + 1]]
-        there = np.asarray(here.offsets, np.uint64)
-        sizes = np.asarray(here.sizes, np.uint64)
-        _set_live(log, segment, _as_offsets(there[lives]), int(sizes[lives].sum()))
+        places = _joined([here.offsets])
+        sizes = _joined([here.sizes])
+        _set_live(log, segment, _as_offsets(places[lives]), int(sizes[lives].sum()))
         died = values[bounds[i]:bounds[i + 1]] & ~lives & ~known[i]
-        segment.deaths = _as_offsets(there[died])
+        segment.deaths = _as_offsets(places[died])
         log._deaths += len(segment.deaths)
 
 
-def _joined(arrays: list[array[int]], dtype: type) -> npt.NDArray[Any]:
-    return np.concatenate([np.asarray(one, dtype) for one in arrays] or [np.zeros(0, dtype)])
+def _joined(arrays: list[array[int]]) -> npt.NDArray[np.uint64]:
+    return np.concatenate([np.zeros(0, np.uint64), *(np.asarray(one, np.uint64) for one in arrays)])
 
 
 def _as_offsets(offsets: npt.NDArray[np.uint64]) -> array[int]:

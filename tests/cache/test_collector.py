@@ -43,7 +43,7 @@ def test_collections_in_any_call_lock_nothing_up(tmp_path: Path, path: bool) -> 
             failed.append(error)
 
     before = gc.get_threshold()
-    with Cache("2MiB", codec="raw", disk_max="64MiB", **folder) as cache:
+    with Cache("4MiB", codec="raw", disk_max="64MiB", **folder) as cache:
         gc.callbacks.append(give_way)
         gc.set_threshold(1)
         try:

@@ -202,8 +202,10 @@ def double(x: Any) -> Any:
 
 def test_processes_restart_and_go_on(tmp_path: Path) -> None:
     """Workers with a nanny: a killed one is replaced and its results are made again; a restart."""
-    with cluster(tmp_path, processes=True, n_workers=1, memory_limit="320MB") as client:
-        values = client.map(lambda i: np.arange(i, i + MIB // 2), range(60))  # 240 MiB
+    # The target is low, the limit far: a slow machine must not end the process for what it holds.
+    config = {"distributed.worker.memory.target": 0.15}
+    with cluster(tmp_path, True, config, n_workers=1, memory_limit="400MB") as client:
+        values = client.map(lambda i: np.arange(i, i + MIB // 2), range(30))  # 120 MiB
         wait(values)
         figures = stores(client)
         assert sum(f["compress-count"] for f in figures) > 10
@@ -211,7 +213,7 @@ def test_processes_restart_and_go_on(tmp_path: Path) -> None:
         pid = next(iter(client.run(os.getpid).values()))
         os.kill(pid, signal.SIGKILL)
         sums = client.map(lambda a: int(a[0]), client.map(double, values))
-        assert client.gather(sums) == [2 * i for i in range(60)]
+        assert client.gather(sums) == [2 * i for i in range(30)]
         client.restart(timeout=30)
         assert len(stores(client)) == 1
         assert client.submit(double, 21).result() == 42

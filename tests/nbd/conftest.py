@@ -46,6 +46,9 @@ def serve(tmp_path):
                 server._swap.check_valid()
         server.close()
         assert not os.path.exists(server.path)
+    end = time.monotonic() + 5  # a thread whose client has gone may still be on its last lines
+    while threads() != before and time.monotonic() < end:
+        time.sleep(0.01)
     assert threads() == before
 
 

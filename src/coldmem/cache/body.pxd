@@ -1,18 +1,7 @@
-# Values in the pool: compressed, in one object or in pieces; and what is told about entries that went.
+# Values in the pool, in one object or in pieces; and what is told about entries that went.
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from coldmem.cache.state cimport Body, CacheC, Context, DiskKey, Entry, Key, Shard
-
-cdef Context *context_get(CacheC *c) noexcept nogil     # NULL: no memory
-cdef void context_put(CacheC *c, Context *w) noexcept nogil
-cdef void contexts_destroy(CacheC *c) noexcept nogil
-
-# Stored bytes, *result points to them (in src if raw); -1: the codec failed.
-cdef int32_t chunk_compress(CacheC *c, Context *w, const uint8_t *src, uint32_t n, uint32_t codec,
-                            uint64_t hint, const uint8_t **result) noexcept nogil
-# 0, or -1: what is stored is damaged.
-cdef int chunk_decompress(CacheC *c, Context *w, const uint8_t *src, uint32_t stored, uint32_t codec,
-                          uint8_t *out, uint32_t n) noexcept nogil
 
 # A Body with the key, room for `chunks` chunks, and no pieces yet; NULL: no room.
 cdef Body *body_new(CacheC *c, Key *key, uint64_t length, uint32_t chunks) noexcept nogil
@@ -44,7 +33,3 @@ cdef void entry_empty(CacheC *c, Shard *s, Entry *e, bint keep_place) noexcept n
 cdef void event_put(CacheC *c, uint32_t event, Entry *e) noexcept nogil
 cdef void place_put(CacheC *c, uint32_t segment, uint32_t offset, uint32_t nbytes) noexcept nogil
 cdef void _event(CacheC *c, uint32_t event, const uint8_t *data, uint32_t n) noexcept nogil
-
-cdef void hot_drop(CacheC *c, Shard *s, Entry *e) noexcept nogil
-cdef void hot_put(CacheC *c, Shard *s, uint32_t i, const uint8_t *data, uint32_t n) noexcept nogil
-cdef void hot_destroy(Shard *s) noexcept nogil

@@ -1,30 +1,26 @@
-"""Values in memory: compressed in one object of the pool or in pieces, and hot copies as they are.
+"""Values in memory: compressed, in one object of the pool or in pieces; and what is told when one goes.
 
 A small value lies in one object, its key in front: what is looked up is one read. A larger one is
 compressed in chunks of 64 KiB, and what comes out is cut into pieces of an OS page, each an object: no
 object is larger than a page, so large and small values share one pool without classes that are nearly
 empty. A `Body` names the pieces.
 
-Hot copies: values that are read again and again are kept as they are beside the compressed ones, up to a
-share of the limit; a clock over them says which goes. Dropping one costs nothing.
-
 Guarantees: memory taken is on the account (`charge`); a Body that somebody reads is freed by the last
 reader.
-Locks: shard lock for entries and pins; contexts and events have leaf locks of their own.
+Locks: shard lock for entries and pins; events have a leaf lock of their own.
 """
 
 import cython
 from cython.cimports.coldmem.cache.account import charge, uncharge
+from cython.cimports.coldmem.cache.context import chunk_decompress
+from cython.cimports.coldmem.cache.hot import hot_drop
 from cython.cimports.coldmem.cache.state import (
     CHUNK_BYTES,
-    CODEC_RAW,
-    CODECS_MAX,
     E_DISK,
     E_LARGE,
     E_SMALL,
     EV_PLACE,
     F_PLACE,
-    KEY_ROOM,
     PIECE_BYTES,
     U8CP,
     U8P,
@@ -32,22 +28,12 @@ from cython.cimports.coldmem.cache.state import (
     U64P,
     Body,
     BodyP,
-    CacheP,
-    CodecP,
-    Context,
-    ContextP,
     DiskKey,
     DiskKeyP,
-    EntryP,
-    HotCopy,
-    HotCopyP,
-    ShardP,
-    entry_at,
 )
 from cython.cimports.coldmem.linux.atomic import (
     a32_load_rlx,
     a64_fetch_add_rlx,
-    a64_load_acq,
     a64_store_rlx,
 )
 from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
@@ -60,111 +46,13 @@ from cython.cimports.coldmem.zsmalloc.core import (
     zs_write,
 )
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
-from cython.cimports.libc.stdlib import calloc, free, malloc, realloc
+from cython.cimports.libc.stdlib import free, malloc, realloc
 from cython.cimports.libc.string import memcmp, memcpy
 
-SLACK = cython.declare(cython.int, 64)
 RAW = cython.declare(uint32_t, 0x80000000)
 HANDLE_BYTES = cython.declare(uint64_t, 16)  # of the pool's table, for each object
-CODEC_BYTES = cython.declare(uint64_t, 131072)  # about what a codec makes for a context
 ENTRY_OVERHEAD = cython.declare(uint64_t, 88)  # entry, bucket, ghost, handle
-HOT_OVERHEAD = cython.declare(uint64_t, 48)  # place, and malloc's own
 EVENTS_MAX = cython.declare(uint64_t, 1 << 26)
-
-
-# -- contexts --------------------------------------------------------------------------------------
-def context_get(c):
-    w: ContextP
-    mutex_lock(cython.address(c.contexts_lock))
-    w = c.contexts
-    if w != cython.NULL:
-        c.contexts = w.next
-    else:
-        c.contexts_made += 1
-    mutex_unlock(cython.address(c.contexts_lock))
-    if w == cython.NULL:
-        w = cython.cast(ContextP, calloc(1, cython.sizeof(Context)))
-        if w == cython.NULL:
-            return cython.NULL
-        w.gather = cython.cast(U8P, malloc(CHUNK_BYTES + SLACK))
-        w.room = cython.cast(U8P, malloc(KEY_ROOM + CHUNK_BYTES + SLACK))
-        if w.gather == cython.NULL or w.room == cython.NULL:
-            free(w.gather)
-            free(w.room)
-            free(w)
-            return cython.NULL
-        w.out = w.room + KEY_ROOM
-        charge(c, 2 * CHUNK_BYTES + KEY_ROOM, True)
-    return w
-
-
-def context_put(c, w):
-    mutex_lock(cython.address(c.contexts_lock))
-    w.next = c.contexts
-    c.contexts = w
-    mutex_unlock(cython.address(c.contexts_lock))
-
-
-def contexts_destroy(c):
-    w: ContextP = c.contexts
-    after: ContextP
-    i: uint32_t
-    while w != cython.NULL:
-        after = w.next
-        for i in range(CODECS_MAX):
-            if w.made[i] != cython.NULL:
-                c.codecs[i].context_free(w.made[i])
-        free(w.gather)
-        free(w.room)
-        free(w)
-        w = after
-    c.contexts = cython.NULL
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _made(c: CacheP, w: ContextP, number: uint32_t) -> CodecP:
-    codec: CodecP = cython.cast(
-        CodecP, a64_load_acq(cython.cast(U64P, cython.address(c.codecs[number]))))
-    if codec == cython.NULL:
-        return cython.NULL
-    if w.made[number] == cython.NULL:
-        w.made[number] = codec.context_new(codec.self, CHUNK_BYTES)
-        if w.made[number] == cython.NULL:
-            return cython.NULL
-        charge(c, CODEC_BYTES, True)
-    return codec
-
-
-# -- chunks ----------------------------------------------------------------------------------------
-def chunk_compress(c, w, src, n, number, hint, result):
-    codec: CodecP
-    size: int32_t = 0
-    result[0] = src
-    if number == CODEC_RAW or n < 2:
-        return n
-    codec = _made(c, w, number)
-    if codec == cython.NULL:
-        return -1
-    size = codec.compress(w.made[number], src, n, w.out, n - 1, hint)
-    if size < 0:
-        return -1
-    if size == 0:
-        return n
-    result[0] = w.out
-    return size
-
-
-def chunk_decompress(c, w, src, stored, number, out, n):
-    codec: CodecP
-    if number == CODEC_RAW:
-        memcpy(out, src, n)
-        return 0 if stored == n else -1
-    codec = _made(c, w, number)
-    if codec == cython.NULL:
-        return -1
-    return 0 if codec.decompress(w.made[number], src, stored, out, n) == cython.cast(int32_t, n) else -1
 
 
 # -- bodies ----------------------------------------------------------------------------------------
@@ -423,83 +311,3 @@ def place_put(c, segment, offset, nbytes):
     words[1] = offset
     words[2] = nbytes
     _event(c, EV_PLACE, cython.cast(U8CP, words), 12)
-
-
-# -- hot copies ------------------------------------------------------------------------------------
-def hot_destroy(s):
-    i: uint32_t
-    for i in range(s.hot_count):
-        free(s.hot[i].data)
-    free(s.hot)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _hot_free(c: CacheP, s: ShardP, place: uint32_t) -> cython.void:
-    h: HotCopyP = s.hot + place
-    e: EntryP = entry_at(s, h.entry)
-    s.hot_bytes -= e.length + HOT_OVERHEAD
-    free(h.data)
-    h.data = cython.NULL
-    h.entry = 0
-    e.hot = 0
-    s.hot_free += 1
-
-
-def hot_drop(c, s, e):
-    if e.hot:
-        _hot_free(c, s, e.hot - 1)
-
-
-def hot_put(c, s, i, data, n):
-    """Keep a copy of the value of entry i, if there is room among the hot for it."""
-    e: EntryP = entry_at(s, i)
-    place: uint32_t
-    looked: uint32_t = 0
-    room: uint32_t
-    new: HotCopyP
-    copy: U8P
-    h: HotCopyP
-    if n == 0 or cython.cast(uint64_t, n) * 8 > c.hot_max:
-        return
-    while s.hot_bytes + n + HOT_OVERHEAD > c.hot_max:
-        if looked > 2 * s.hot_count:
-            return
-        looked += 1
-        s.hot_hand = s.hot_hand + 1 if s.hot_hand + 1 < s.hot_count else 0
-        h = s.hot + s.hot_hand
-        if h.entry == 0:
-            continue
-        if h.used:
-            h.used = 0
-            continue
-        _hot_free(c, s, s.hot_hand)
-    if s.hot_free:
-        while s.hot[s.hot_hand].entry:
-            s.hot_hand = s.hot_hand + 1 if s.hot_hand + 1 < s.hot_count else 0
-        place = s.hot_hand
-    else:
-        if s.hot_count == s.hot_room:
-            room = 2 * s.hot_room if s.hot_room else 16
-            new = cython.cast(HotCopyP, realloc(s.hot, room * cython.sizeof(HotCopy)))
-            if new == cython.NULL:
-                return
-            s.hot = new
-            s.hot_room = room
-        place = s.hot_count
-        s.hot[place].entry = 0
-        s.hot[place].data = cython.NULL
-    copy = cython.cast(U8P, malloc(n))
-    if copy == cython.NULL:
-        return
-    if place == s.hot_count:
-        s.hot_count += 1
-    else:
-        s.hot_free -= 1
-    memcpy(copy, data, n)
-    s.hot[place].data = copy
-    s.hot[place].entry = i
-    s.hot[place].used = 0
-    e.hot = place + 1
-    s.hot_bytes += n + HOT_OVERHEAD

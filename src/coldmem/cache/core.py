@@ -12,12 +12,10 @@ from cython.cimports.coldmem.cache.account import charge
 from cython.cimports.coldmem.cache.body import (
     body_decode,
     body_free,
-    chunk_decompress,
-    context_get,
-    context_put,
     entry_stored,
-    hot_put,
 )
+from cython.cimports.coldmem.cache.context import chunk_decompress, context_get, context_put
+from cython.cimports.coldmem.cache.hot import hot_put
 from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_number, key_of
 from cython.cimports.coldmem.cache.queues import queue_drop, queue_hit
 from cython.cimports.coldmem.cache.room import now_tick, shard_of
@@ -61,11 +59,8 @@ from coldmem.errors import (
 )
 
 GIL_BYTES = cython.declare(uint32_t, 8192)  # up to here the GIL is kept
-RAW = cython.declare(uint32_t, 0x80000000)
-HANDLE_BYTES = cython.declare(uint64_t, 16)
 OTHER_BYTES = cython.declare(uint64_t, 300)  # two dicts' entries, a number, and about a key
 HOT_PERIOD = cython.declare(uint64_t, 3)  # a fourth of the hits that could become hot copies do
-LENGTH_MAX = cython.declare(uint64_t, 0xFFFF0000)
 DAMAGED = "a value in memory does not decompress: delete the key, and set it anew"
 MISSING = object()
 _INT64 = range(-(1 << 63), 1 << 63)

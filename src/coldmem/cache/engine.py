@@ -6,13 +6,9 @@ Locks: as core.py.
 
 import cython
 from cython.cimports.coldmem.cache.account import charge, uncharge, used_bytes
-from cython.cimports.coldmem.cache.body import (
-    context_get,
-    context_put,
-    contexts_destroy,
-    hot_destroy,
-)
 from cython.cimports.coldmem.cache.check import cache_check
+from cython.cimports.coldmem.cache.context import context_get, context_put, contexts_destroy
+from cython.cimports.coldmem.cache.hot import hot_destroy
 from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_number, key_object
 from cython.cimports.coldmem.cache.reencode import reencode_some
 from cython.cimports.coldmem.cache.room import (

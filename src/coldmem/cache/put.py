@@ -12,13 +12,11 @@ from cython.cimports.coldmem.cache.body import (
     body_finish,
     body_free,
     body_new,
-    chunk_compress,
-    context_get,
-    context_put,
     disk_key_free,
     entry_empty,
     entry_stored,
 )
+from cython.cimports.coldmem.cache.context import chunk_compress, context_get, context_put
 from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_number
 from cython.cimports.coldmem.cache.queues import queue_drop, queue_new, queue_push
 from cython.cimports.coldmem.cache.room import now_tick, room_make, shard_of, ticks_of

@@ -12,13 +12,11 @@ from cython.cimports.coldmem.cache.body import (
     body_finish,
     body_free,
     body_make,
-    chunk_decompress,
-    context_get,
-    context_put,
     disk_key_new,
     entry_empty,
     entry_length,
 )
+from cython.cimports.coldmem.cache.context import chunk_decompress, context_get, context_put
 from cython.cimports.coldmem.cache.keys import key_from
 from cython.cimports.coldmem.cache.put import Put, entry_fill
 from cython.cimports.coldmem.cache.queues import (

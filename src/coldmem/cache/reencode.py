@@ -10,11 +10,10 @@ Locks: the shard's, for a few entries at a time.
 
 import cython
 from cython.cimports.coldmem.cache.body import (
-    chunk_compress,
-    chunk_decompress,
     entry_stored,
     entry_weight,
 )
+from cython.cimports.coldmem.cache.context import chunk_compress, chunk_decompress
 from cython.cimports.coldmem.cache.state import (
     CODEC_RAW,
     E_SMALL,

@@ -1,8 +1,8 @@
-# How a value is stored and dropped.
+# How a value is stored.
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from coldmem.cache.core cimport Core
+from coldmem.cache.drop cimport Dropper
 from coldmem.cache.state cimport CacheC, Context, Entry, Key, Shard
 
 # The bytes of a value that is to be stored, in parts.
@@ -31,7 +31,7 @@ ctypedef Put *PutP
 ctypedef Source *SourceP
 ctypedef Py_buffer *ViewP
 
-cdef class Writer(Core):
+cdef class Writer(Dropper):
     cdef public int small_codec     # numbers
     cdef public int large_codec
     cdef public uint32_t small_max  # bytes: up to here the small codec
@@ -49,7 +49,6 @@ cdef class Writer(Core):
     cdef int _free_put(self, Put *put) except -1
     cdef int _sample(self, const uint8_t *data, uint32_t n, uint32_t stored) except -1
     cdef int _room(self, uint64_t need) except -1
-    cdef bint _forget(self, Key *k) except -1
 
 cdef const uint8_t *source_take(Source *src, uint32_t n, uint8_t *gather) noexcept nogil
 # Fill a fresh entry, or one that is in no queue, and count it. Shard lock held.

@@ -1,9 +1,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from coldmem.cache.core import Core
+from coldmem.cache.drop import Dropper
 
-class Writer(Core):
+class Writer(Dropper):
     small_codec: int
     large_codec: int
     small_max: int
@@ -12,6 +12,3 @@ class Writer(Core):
         self, key: Any, parts: bytes | Sequence[Any], kind: int, ttl: float | None,
         only_new: bool = False,
     ) -> bool: ...
-    def _drop(self, key: Any) -> bool: ...
-    def _identity(self, key: Any) -> tuple[int, int, int] | None: ...
-    def _drop_if(self, key: Any, identity: tuple[int, int, int]) -> bool: ...

@@ -6,7 +6,7 @@ Locks: `contexts_lock`, a leaf.
 """
 
 import cython
-from cython.cimports.coldmem.cache.account import charge
+from cython.cimports.coldmem.cache.account import charge, uncharge
 from cython.cimports.coldmem.cache.state import (
     CHUNK_BYTES,
     CODEC_RAW,
@@ -29,6 +29,8 @@ from cython.cimports.libc.string import memcpy
 
 SLACK = cython.declare(cython.int, 64)
 CODEC_BYTES = cython.declare(uint64_t, 131072)  # about what a codec makes for a context
+IDLE_BYTES = cython.declare(uint64_t, 2 * 65536 + 2 * 131072)  # of one, with two codecs
+IDLE_SHARE = cython.declare(uint64_t, 8)  # idle ones take an eighth of the limit at most, or are one
 
 
 def context_get(c):
@@ -37,12 +39,14 @@ def context_get(c):
     w = c.contexts
     if w != cython.NULL:
         c.contexts = w.next
+        c.contexts_idle -= 1
     else:
         c.contexts_made += 1
     mutex_unlock(cython.address(c.contexts_lock))
     if w == cython.NULL:
         w = cython.cast(ContextP, calloc(1, cython.sizeof(Context)))
         if w == cython.NULL:
+            _one_less(c)
             return cython.NULL
         w.gather = cython.cast(U8P, malloc(CHUNK_BYTES + SLACK))
         w.room = cython.cast(U8P, malloc(KEY_ROOM + CHUNK_BYTES + SLACK))
@@ -50,6 +54,7 @@ def context_get(c):
             free(w.gather)
             free(w.room)
             free(w)
+            _one_less(c)
             return cython.NULL
         w.out = w.room + KEY_ROOM
         charge(c, 2 * CHUNK_BYTES + KEY_ROOM, True)
@@ -57,24 +62,50 @@ def context_get(c):
 
 
 def context_put(c, w):
+    """Back among the idle ones, or freed: they may not take much of a small cache for good."""
+    keep: cython.bint
     mutex_lock(cython.address(c.contexts_lock))
-    w.next = c.contexts
-    c.contexts = w
+    keep = c.contexts_idle == 0 or (c.contexts_idle + 1) * IDLE_SHARE * IDLE_BYTES <= c.memory_max
+    if keep:
+        w.next = c.contexts
+        c.contexts = w
+        c.contexts_idle += 1
     mutex_unlock(cython.address(c.contexts_lock))
+    if not keep:
+        _context_free(c, w)
+        _one_less(c)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _one_less(c: CacheP) -> cython.void:
+    mutex_lock(cython.address(c.contexts_lock))
+    c.contexts_made -= 1
+    mutex_unlock(cython.address(c.contexts_lock))
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _context_free(c: CacheP, w: ContextP) -> cython.void:
+    i: uint32_t
+    for i in range(CODECS_MAX):
+        if w.made[i] != cython.NULL:
+            c.codecs[i].context_free(w.made[i])
+            uncharge(c, CODEC_BYTES)
+    free(w.gather)
+    free(w.room)
+    free(w)
+    uncharge(c, 2 * CHUNK_BYTES + KEY_ROOM)
 
 
 def contexts_destroy(c):
     w: ContextP = c.contexts
     after: ContextP
-    i: uint32_t
     while w != cython.NULL:
         after = w.next
-        for i in range(CODECS_MAX):
-            if w.made[i] != cython.NULL:
-                c.codecs[i].context_free(w.made[i])
-        free(w.gather)
-        free(w.room)
-        free(w)
+        _context_free(c, w)
         w = after
     c.contexts = cython.NULL
 

@@ -159,7 +159,8 @@ cdef struct CacheC:
     uint64_t users[CODECS_MAX]  # atomic: entries that need the codec
     Mutex contexts_lock
     Context *contexts           # not in use
-    uint64_t contexts_made
+    uint64_t contexts_idle      # contexts_lock
+    uint64_t contexts_made      # contexts_lock: idle or in use
     Mutex events_lock
     uint8_t *events
     uint64_t events_bytes       # atomic; written under events_lock

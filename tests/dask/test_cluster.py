@@ -64,6 +64,21 @@ def stores(client: Client) -> list[dict[str, float]]:
     return list(client.run(look).values())
 
 
+def until(client: Client, condition: Callable[[list[dict[str, float]]], bool],
+          seconds: float = 20) -> list[dict[str, float]]:
+    """Figures that meet the condition: the threads of a store may be at it still."""
+    end = time.monotonic() + seconds
+    while not condition(found := stores(client)):
+        assert time.monotonic() < end, found
+        time.sleep(0.02)
+    return found
+
+
+def compressed(found: list[dict[str, float]]) -> float:
+    """How many values were."""
+    return sum(f.get("compress-count", 0) for f in found)
+
+
 def frame(rows: int = 300_000) -> pd.DataFrame:
     chance = np.random.default_rng(3)
     return pd.DataFrame({"key": chance.integers(0, 1000, rows), "x": np.arange(rows) % 977,
@@ -89,9 +104,8 @@ def test_jobs_larger_than_the_workers_memory_are_right(tmp_path: Path) -> None:
         product = (again[:100] @ held).sum().compute()
         plain = np.arange(4_000_000.0).reshape(2000, 2000) % 1009
         assert product == pytest.approx((plain[:100] @ plain).sum(), rel=1e-12)
-        figures = stores(client)
-        assert sum(f["compress-count"] for f in figures) > 20
-        assert sum(f["cold_bytes"] for f in figures) > 20 * MIB
+        figures = until(client, lambda found: compressed(found) > 20
+                        and sum(f["cold_bytes"] for f in found) > 20 * MIB)
         assert all(f["target_bytes"] == int(40 * MIB * 0.6) for f in figures)
 
 
@@ -103,14 +117,11 @@ def test_scatter_gather_and_release(tmp_path: Path) -> None:
         assert all((back[k] == values[k]).all() for k in values)
         total = client.submit(lambda *parts: sum(int(p[0]) for p in parts), *list(futures.values())[:10])
         assert total.result() == sum(range(10))
-        assert sum(f["cold_bytes"] for f in stores(client)) > 10 * MIB
+        until(client, lambda found: sum(f["cold_bytes"] for f in found) > 10 * MIB)
         everywhere = client.scatter(np.arange(1000), broadcast=True)
         assert client.gather(client.submit(np.sum, everywhere)) == 499_500
         del futures, total, everywhere, back
-        end = time.monotonic() + 10
-        while any(f["entries"] or f["raw_bytes"] for f in stores(client)):
-            assert time.monotonic() < end, stores(client)
-            time.sleep(0.02)
+        until(client, lambda found: not any(f["entries"] or f["raw_bytes"] for f in found))
 
 
 def test_retiring_a_worker_moves_its_cold_values(tmp_path: Path) -> None:
@@ -141,8 +152,7 @@ def test_spilling_to_disk_and_what_is_reported(tmp_path: Path) -> None:
         while (got := client.run_on_scheduler(reported))[1] < 20 * MIB:
             assert time.monotonic() < end, (got, stores(client))
             time.sleep(0.05)
-        (figures,) = stores(client)
-        assert figures["disk-write-bytes"] > 20 * MIB
+        until(client, lambda found: found[0]["disk-write-bytes"] > 20 * MIB)
         assert got[0] > 20 * MIB
         assert [v.tobytes() for v in client.gather(futures)] == expected
         (figures,) = stores(client)
@@ -164,16 +174,16 @@ def test_pause_and_evict_by_the_memory_of_the_process(tmp_path: Path) -> None:
         def state(dask_worker: Any) -> tuple[str, int]:
             return dask_worker.status.name, dask_worker.data.stats()["raw_bytes"]
 
-        def until(condition: Callable[[tuple[str, int]], bool]) -> None:
+        def reached(condition: Callable[[tuple[str, int]], bool]) -> None:
             end = time.monotonic() + 10
             while not condition(found := next(iter(client.run(state).values()))):
                 assert time.monotonic() < end, found
                 time.sleep(0.01)
 
         client.run(pretend, 0.9)
-        until(lambda found: found == ("paused", 0))
+        reached(lambda found: found == ("paused", 0))
         client.run(pretend, 0.3)
-        until(lambda found: found[0] == "running")
+        reached(lambda found: found[0] == "running")
         assert [int(v[0]) for v in client.gather(futures)] == list(range(20))
 
 
@@ -187,7 +197,7 @@ def test_a_plugin_exchanges_the_store_of_workers_that_hold_keys(tmp_path: Path) 
         assert client.gather(late) == [i * (MIB // 4) for i in range(40)]
         assert [int(v[0]) for v in client.gather([*futures, *more])] == [
             *range(40), *range(100, 120)]
-        assert sum(f["compress-count"] for f in stores(client)) > 10
+        until(client, lambda found: compressed(found) > 10)
         client.cluster.scale(3)
         client.wait_for_workers(3, timeout=10)
         assert len(stores(client)) == 3
@@ -207,8 +217,7 @@ def test_processes_restart_and_go_on(tmp_path: Path) -> None:
     with cluster(tmp_path, True, config, n_workers=1, memory_limit="400MB") as client:
         values = client.map(lambda i: np.arange(i, i + MIB // 2), range(30))  # 120 MiB
         wait(values)
-        figures = stores(client)
-        assert sum(f["compress-count"] for f in figures) > 10
+        until(client, lambda found: compressed(found) > 10)
         assert os.getpid() not in client.run(os.getpid).values()
         pid = next(iter(client.run(os.getpid).values()))
         os.kill(pid, signal.SIGKILL)

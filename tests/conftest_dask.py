@@ -76,6 +76,7 @@ class HeldCache:
         self.begun = threading.Semaphore(0)
         self.error: BaseException | None = None
         self.sets = 0
+        self.reads = 0
         self.evicted: list[int] = []
         self.closed = False
 
@@ -87,8 +88,9 @@ class HeldCache:
             raise self.error
         self.kept[key] = b"".join(value)
 
-    def __getitem__(self, key: Any) -> memoryview:
-        return memoryview(bytearray(self.kept[key]))
+    def peek(self, key: Any, default: Any = None) -> Any:
+        self.reads += 1
+        return memoryview(bytearray(self.kept[key])) if key in self.kept else default
 
     def __delitem__(self, key: Any) -> None:
         del self.kept[key]

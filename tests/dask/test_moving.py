@@ -251,3 +251,85 @@ def test_close_waits_for_a_thread_at_work(make_store: Make, held: HeldCache) -> 
     threading.Timer(0.05, held.go.set).start()
     store.close()
     assert held.closed and not store._moving._threads[0].is_alive()
+
+
+def test_one_object_under_several_keys_is_one_value(make_store: Make, held: HeldCache) -> None:
+    """As the values of a persisted collection are, whenever something is computed from it."""
+    store = make_store(memory_limit=1 << 30)
+    held.go.set()
+    value = np.arange(100_000)
+    store["a"] = store["b"] = value
+    store["c"] = np.arange(100_000)  # equal, but another
+    assert store.stats()["raw_bytes"] < 2.1 * value.nbytes and len(store) == 3
+    store.check_valid()
+    push_out(store)
+    assert held.sets == 2 and sorted(store) == ["a", "b", "c"]
+    assert store["b"] is value  # somebody has it still
+    store["d"] = value
+    del value, store["a"]
+    assert (store["b"] == np.arange(100_000)).all() and store["d"] is store["b"]
+    store.check_valid()
+    push_out(store)
+    del store["b"]
+    assert (store["d"] == np.arange(100_000)).all() and "b" not in store and held.reads == 1
+    store["d"] = np.ones(100_000)
+    assert len(held.kept) == 1 and (store["c"] == np.arange(100_000)).all()
+    del store["d"], store["c"]
+    assert not store._tiers._by_identity and not held.kept and store.stats()["raw_bytes"] == 0
+
+
+def test_the_address_of_an_object_that_is_gone_means_nothing(make_store: Make, held: HeldCache) -> None:
+    store = make_store(memory_limit=1 << 30)
+    held.go.set()
+    for i in range(50):  # arrays of one size get the same addresses again and again
+        store[i] = np.full(20_000, i)
+        push_out(store)
+    assert all((store[i] == i).all() for i in range(50))
+
+
+def test_who_needs_a_value_that_is_being_brought_back_waits_for_it(
+    make_store: Make, held: HeldCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(memory_limit=1 << 30)
+    held.go.set()
+    store["a"] = np.arange(1000)
+    push_out(store)
+    store._tiers.entries["a"].weak = None
+    reading, go_on = threading.Event(), threading.Event()
+    peek = held.peek
+
+    def slow(key: Any, default: Any = None) -> Any:
+        reading.set()
+        assert go_on.wait(20)
+        return peek(key, default)
+
+    monkeypatch.setattr(held, "peek", slow)
+    store.prefetch(["a"])
+    assert reading.wait(20)
+    got: list[Any] = []
+    reader = threading.Thread(target=lambda: got.append(store["a"]))
+    reader.start()
+    reader.join(0.05)
+    assert not got  # it waits
+    go_on.set()
+    reader.join(20)
+    assert (got[0] == np.arange(1000)).all() and held.reads == 1
+    settle(store)
+
+
+def test_what_the_process_holds_beside_counts(make_store: Make, held: HeldCache) -> None:
+    """A worker ends at its limit whatever takes the memory, so the values give way."""
+    store = make_store(memory_limit=100 * MIB)
+    held.go.set()
+    values = [np.zeros(MIB // 4) for _ in range(20)]  # 40 MiB, of 60 that they may have
+    for i, value in enumerate(values):
+        store[i] = value
+    settle(store)
+    assert store.stats()["cold_bytes"] == 0
+    assert store._mover is not None
+    store._mover._process_bytes = lambda: 90 * MIB  # so 50 and more are something else
+    store._mover._looked_s = 0.0
+    store["more"] = np.zeros(MIB // 4)
+    until(lambda: store.stats()["raw_bytes"] <= 22 * MIB)
+    stats = store.stats()
+    assert stats["target_bytes"] == 60 * MIB and stats["target_now_bytes"] < 25 * MIB

@@ -361,9 +361,9 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
             self._evict_from_ram(wanted)
         return max(before - self._used(), 0)
 
-    def _from_disk(self, key: Any, place: tuple[int, int, int]) -> Any:
+    def _from_disk(self, key: Any, place: tuple[int, int, int], stay: bool) -> Any:
         assert self._tier is not None
-        return self._tier.load(key, place)
+        return self._tier.load(key, place, stay)
 
     def _load_value(self, kind: int, data: bytearray) -> Any:
         return load(kind, data, self._serializer)

@@ -19,7 +19,7 @@ cdef class Core:
     cdef int _note_other(self, object key, object number) except -1
     cdef int _open(self) except -1
     cdef int _missed(self) except -1
-    cdef object _read(self, object key, Key *k, bint count)
+    cdef object _read(self, object key, Key *k, bint count, bint stay)
     cdef object _small(self, Shard *s, uint32_t i)
     cdef object _large(self, Shard *s, uint32_t i)
 

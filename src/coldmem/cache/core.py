@@ -109,7 +109,7 @@ class Core:
         value = MISSING
         keep = self._key(key, cython.address(k), False)
         if keep is not None:
-            value = self._read(key, cython.address(k), True)
+            value = self._read(key, cython.address(k), True, False)
         else:
             self._missed()
         if value is MISSING:
@@ -124,7 +124,7 @@ class Core:
         value = MISSING
         keep = self._key(key, cython.address(k), False)
         if keep is not None:
-            value = self._read(key, cython.address(k), True)
+            value = self._read(key, cython.address(k), True, False)
         else:
             self._missed()
         if value is MISSING:
@@ -132,6 +132,17 @@ class Core:
         if self.chooser is not None:
             self.chooser.hit(key)
         return value
+
+    def peek(self, key, default=None):
+        """The value of `key`, or `default`. It is no use of the value: nothing is counted, no order
+        changes, and what lies on disk stays there.
+        """
+        k: Key
+        value = MISSING
+        keep = self._key(key, cython.address(k), False)
+        if keep is not None:
+            value = self._read(key, cython.address(k), False, True)
+        return default if value is MISSING else value
 
     def _missed(self):
         s: ShardP = self.c.shards
@@ -161,7 +172,7 @@ class Core:
         self._open()
         return a64_load_rlx(cython.address(self.c.entries))
 
-    def _read(self, key, k, count):
+    def _read(self, key, k, count, stay):
         c: CacheP = self.c
         s: ShardP = shard_of(c, k.hash)
         i: uint32_t
@@ -198,7 +209,7 @@ class Core:
             offset = e.offset
             nbytes = e.disk_bytes
             mutex_unlock(cython.address(s.lock))  # no tuple before: see spill.py
-            value = self._from_disk(key, (segment, offset, nbytes))
+            value = self._from_disk(key, (segment, offset, nbytes), stay)
             if value is not MISSING:
                 return value
 

@@ -211,8 +211,10 @@ class Tier:
         self._metadata = now
 
     # -- back ----------------------------------------------------------------------------------------
-    def load(self, key: Any, place: _Place) -> Any:
-        """The value of a key that lies at `place`; MISSING: no longer, look again."""
+    def load(self, key: Any, place: _Place, stay: bool) -> Any:
+        """The value of a key that lies at `place`; MISSING: no longer, look again. With `stay` it is not
+        brought back to RAM.
+        """
         cache = self.cache
         raw = cache._bytes_of_key(key)
         if raw is None:
@@ -244,7 +246,7 @@ class Tier:
             return MISSING
         self.disk_reads += 1
         self.read += place[2]
-        if record.payload.nbytes <= cache.memory_max // 8:
+        if not stay and record.payload.nbytes <= cache.memory_max // 8:
             with contextlib.suppress(MemoryLimitError, SwapFileError):  # then it stays on disk
                 cache._back_to_ram(raw, record.payload, place, self.persistent)
             cache._drain()

@@ -60,6 +60,7 @@ bench = LazyGroup(
         "engine": ("coldmem.cli.bench_engine", "store, load, invalidate against the bare codec"),
         "codecs": ("coldmem.cli.bench_codecs", "codecs and filters: bytes and speed"),
         "cache": ("coldmem.cli.bench_cache", "coldmem.Cache beside other caches and Redis"),
+        "dask": ("coldmem.cli.bench_dask", "a Dask cluster beside Dask's own spilling"),
         "nbd": ("coldmem.cli.bench_nbd", "the block device beside nbdkit and the kernel's zram"),
         "memory": ("coldmem.cli.bench_memory", "managed memory beside the kernel's zswap and zram"),
         "programs": ("coldmem.cli.bench_programs", "whole programs, and what else there is for them"),

@@ -30,13 +30,14 @@ for _start in ("A value cannot be", "No room for", "Compressing failed", "Moving
 # After a copy found no room, none is tried for so long; Dask's own thresholds apply meanwhile.
 _NO_ROOM_S = 1.0
 _DISK_STEP_BYTES = 32 << 20
+_LOOK_S = 0.01  # between two looks at the process
 
 
 class CacheLike(Protocol):
     """What the threads need of `coldmem.Cache`."""
 
     def set(self, key: Any, value: Any, /) -> None: ...
-    def __getitem__(self, key: Any, /) -> Any: ...
+    def peek(self, key: Any, default: Any = None, /) -> Any: ...
     def __delitem__(self, key: Any, /) -> None: ...
     def evict(self, nbytes: int, /) -> int: ...
     def stats(self) -> Mapping[str, int | float]: ...
@@ -54,15 +55,20 @@ class Mover:
         Gives the cache, when the first value moves.
     threads : int
         How many.
+    process_bytes : callable, optional
+        Memory of the process, as Dask looks at it.
     """
 
-    def __init__(self, tiers: Tiers, make_cache: Callable[[], CacheLike], threads: int) -> None:
+    def __init__(self, tiers: Tiers, make_cache: Callable[[], CacheLike], threads: int,
+                 process_bytes: Callable[[], int] | None = None) -> None:
         self.tiers = tiers
         self.metrics: defaultdict[tuple[str, str], float] = defaultdict(float)  # guarded by tiers.lock
         self._make_cache = make_cache
         self._making = threading.Lock()
         self._cache: CacheLike | None = None
         self._count = threads
+        self._process_bytes = process_bytes
+        self._looked_s = 0.0
         self._stale = False  # something was deleted since the cache was looked at
         self._no_disk_until_s = 0.0
         self._threads: list[threading.Thread] = []
@@ -119,6 +125,7 @@ class Mover:
     def _next_job(self) -> Callable[[], None] | None:
         tiers = self.tiers
         self._look_at_cache()
+        self.look_at_process()
         with tiers.lock:
             while not tiers.closed:
                 if (wanted := self._next_wanted_locked()) is not None:
@@ -215,6 +222,13 @@ class Mover:
                 stored = stats["stored_bytes"] + stats["disk_used_bytes"]
                 self.tiers.ratio = stored / stats["original_bytes"]
 
+    def look_at_process(self) -> None:
+        """See how much memory the process has beside the values, unless somebody just did."""
+        now_s = time.monotonic()
+        if self._process_bytes is not None and now_s - self._looked_s >= _LOOK_S:
+            self._looked_s = now_s
+            self.tiers.see(self._process_bytes(), now_s)
+
     # -- back ------------------------------------------------------------------------------------------
     def read(self, entry: Entry) -> object:
         """The value of an entry from its copy; NOTHING if the copy is not there any more."""
@@ -222,9 +236,9 @@ class Mover:
         if copy is None or cache is None:
             return NOTHING
         began_s = time.perf_counter()
-        try:
-            data = cache[copy]
-        except KeyError:
+        # A use would bring it back to the cache's RAM: but it will be raw now, and is there once more.
+        data = cache.peek(copy, NOTHING)
+        if data is NOTHING:
             return NOTHING
         read_s = time.perf_counter()
         value: object = unpack(data)
@@ -243,20 +257,22 @@ class Mover:
             if tiers.managed_bytes_locked() + entry.size_bytes > tiers.budget.hold_bytes:
                 tiers.wanted.clear()  # they will be read when they are needed
                 return None
-            if entry.state == COLD:
+            if entry.state == COLD and not entry.reading:
+                entry.reading = True
                 return entry
         return None
 
     def _bring_back(self, entry: Entry) -> None:
         try:
             value = self.read(entry)
+            if value is not NOTHING:
+                self.tiers.restore(entry, value)
+                self.count(("read-ahead", "count", 1))
         except Exception:
             # Whoever needs it will meet the error where it can be reported.
             logger.warning("Reading ahead failed: %r", entry.key, exc_info=True)
-            return
-        if value is not NOTHING:
-            self.tiers.restore(entry, value)
-            self.count(("read-ahead", "count", 1))
+        finally:
+            self.tiers.end_read(entry)
 
     # -- small things --------------------------------------------------------------------------------
     def delete(self, *copies: int | None) -> None:

@@ -16,6 +16,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterable, Iterator, MutableMapping, Sized
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ from coldmem.errors import ClosedError, UsageError
 
 logger = logging.getLogger("coldmem.dask")
 
-# A value that is put while the threads are behind waits so long at most.
-_HOLD_S = 0.5
+# Who puts or reads a value while the threads are behind waits so long at most.
+_HOLD_S = 3.0
+_LOOK_AGAIN_S = 0.05  # meanwhile, at the process
 # `evict` refuses when this part of the target is on its way already: Dask asks again in 0.1 s.
 _IN_FLIGHT_PART = 4
 _IN_FLIGHT_BYTES_MIN = 16 << 20
@@ -90,21 +92,22 @@ class Store(MutableMapping[Key, Any]):
         old = tiers.put(key, value, safe_sizeof(value))
         if old is not None:
             self._moving.delete(old)
-        budget = tiers.budget
-        if budget is not None and tiers.managed_bytes_locked() > budget.hold_bytes:
-            self._hold(budget)
+        self._hold()
 
-    def _hold(self, budget: Budget) -> None:
+    def _hold(self) -> None:
         """Let the threads catch up, as SpillBuffer's own writing would take its time here."""
         tiers, mover = self._tiers, self._moving
+        mover.look_at_process()
+        if not tiers.full_locked():
+            return
         began_s = time.perf_counter()
         with tiers.lock:
-            tiers.lock.wait_for(
-                lambda: tiers.managed_bytes_locked() <= budget.hold_bytes or tiers.closed
-                or time.monotonic() < tiers.no_room_until_s
-                or not (tiers.raw or tiers.moving_bytes or tiers.compressed_entries),
-                _HOLD_S,
-            )
+            tiers.lock.notify()
+            while tiers.full_locked() and tiers.can_move_locked() and (
+                    time.monotonic() >= tiers.no_room_until_s) and (
+                    time.perf_counter() - began_s < _HOLD_S):
+                tiers.lock.wait(_LOOK_AGAIN_S)
+                mover.look_at_process()
         waited_s = time.perf_counter() - began_s
         mover.count(("store-wait", "seconds", waited_s), ("store-wait", "count", 1))
 
@@ -119,10 +122,18 @@ class Store(MutableMapping[Key, Any]):
                 context_meter.digest_metric("memory-read", 1, "count")
                 context_meter.digest_metric("memory-read", entry.size_bytes, "bytes")
                 return value
-            with context_meter.meter("decompress"):
-                value = self._moving.read(entry)
+            if not self._tiers.begin_read(entry):
+                continue
+            try:
+                with context_meter.meter("decompress"):
+                    value = self._moving.read(entry)
+                if value is not NOTHING:
+                    value = self._tiers.restore(entry, value)
+            finally:
+                self._tiers.end_read(entry)
             if value is not NOTHING:
-                return self._tiers.restore(entry, value)
+                self._hold()
+                return value
             # Its copy went while we were about to read it: it is raw again, or there is no such key now.
 
     def __delitem__(self, key: Key) -> None:
@@ -167,7 +178,7 @@ class Store(MutableMapping[Key, Any]):
         tiers = self._tiers
         with tiers.lock:
             if tiers.raw or tiers.moving_bytes or tiers.stuck:
-                return [e.key for e in tiers.entries.values() if e.value is not NOTHING]
+                return [key for key, e in tiers.entries.items() if e.value is not NOTHING]
             return tiers.compressed_entries > 0 and self._has_disk()
 
     def evict(self) -> int:
@@ -244,7 +255,8 @@ class Store(MutableMapping[Key, Any]):
 
     def stats(self) -> dict[str, int | float]:
         """The figures of `coldmem.Cache.stats`, and of the store: ``raw_bytes``, ``moving_bytes``,
-        ``cold_bytes`` (sizes of what is compressed, before) and ``target_bytes``."""
+        ``cold_bytes`` (sizes of what is compressed, before), ``target_bytes``, and ``target_now_bytes``,
+        which the rest of the process leaves of it."""
         cache = self._mover.cache if self._mover is not None else None
         found: dict[str, int | float] = {}
         if cache is not None and not self._tiers.closed:
@@ -253,7 +265,8 @@ class Store(MutableMapping[Key, Any]):
         with tiers.lock:
             found.update(raw_bytes=tiers.raw_bytes, moving_bytes=tiers.moving_bytes,
                          cold_bytes=tiers.cold_bytes,
-                         target_bytes=0 if tiers.budget is None else tiers.budget.target_bytes)
+                         target_bytes=0 if tiers.whole is None else tiers.whole.target_bytes,
+                         target_now_bytes=0 if tiers.budget is None else tiers.budget.target_bytes)
         return found
 
     def prefetch(self, keys: Iterable[Key]) -> None:
@@ -286,8 +299,10 @@ class Store(MutableMapping[Key, Any]):
         tiers, directory, codec = self._tiers, self._directory, self._codec
         with tiers.lock:
             if self._mover is None:
-                self._mover = Mover(tiers, lambda: make_cache(budget, directory, codec), count)
-                tiers.budget = budget
+                self._mover = Mover(
+                    tiers, lambda: make_cache(budget, directory, codec), count,
+                    None if worker is None else partial(_process_bytes, weakref.ref(worker)))
+                tiers.allow(budget)
                 # The threads know nothing of the store; when it is collected, or Python ends, they end.
                 weakref.finalize(self, self._mover.close)
         self._mover.start()
@@ -343,6 +358,12 @@ class Store(MutableMapping[Key, Any]):
 def _data_of(worker: Worker) -> object:
     manager = getattr(worker, "memory_manager", None)  # a worker that is being made has none yet
     return getattr(manager, "data", None)
+
+
+def _process_bytes(worker: weakref.ref[Worker]) -> int:
+    """Memory of the process as Dask's own monitor sees it; 0 when the worker is gone."""
+    found = worker()
+    return 0 if found is None else found.monitor.get_process_memory()
 
 
 def _same(data: Any) -> Any:

@@ -16,8 +16,11 @@ States of an entry:
     GONE    dropped or replaced
 
 `busy` says that a thread is making the copy; whatever the state has become when it is done, `moved` and
-`kept` sort it out. A copy is named by a number of its own, so that a key that is dropped and put again
-meanwhile cannot be mistaken for itself.
+`kept` sort it out. `reading` says that a thread is making a value of the copy; others wait for it. A
+copy is named by a number of its own, so that a key that is dropped and put again meanwhile cannot be
+mistaken for itself.
+
+One object that is put under several keys is one entry: it is counted, compressed and brought back once.
 """
 
 from __future__ import annotations
@@ -36,19 +39,27 @@ NOTHING: Final = object()  # instead of a value, where there is none
 
 # The threads stop this far below the target, so that they do not start again for each small value.
 _SLACK = 32  # a 32nd of the target
+# Of a value that is looked for among those that are there, whether it is the same object.
+_SHARED_BYTES_MIN = 64 << 10
+# The least that the process had beside its values for so long is what it keeps.
+_LASTING_S = 0.5
 
 
 class Entry:
-    """One value. Guarded by `Tiers.lock`; `key` and `size_bytes` never change."""
+    """One value, and all keys that it has. Guarded by `Tiers.lock`; `size_bytes` never changes."""
 
-    __slots__ = ("__weakref__", "busy", "copy", "key", "size_bytes", "state", "value", "weak")
+    __slots__ = ("__weakref__", "aliases", "busy", "copy", "identity", "key", "reading", "size_bytes",
+                 "state", "value", "weak")
 
     def __init__(self, key: Key, value: object, size_bytes: int) -> None:
         self.key = key
+        self.aliases: set[Key] = set()  # its other keys
+        self.identity = 0  # where `Tiers` finds it by its value
         self.size_bytes = size_bytes
         self.value = value
         self.state = RAW
         self.busy = False
+        self.reading = False
         self.copy: int | None = None
         self.weak: weakref.ref[object] | None = None
 
@@ -59,7 +70,9 @@ class Tiers:
     def __init__(self) -> None:
         self.lock = threading.Condition(threading.RLock())
         # All below is guarded by `lock`.
-        self.budget: Budget | None = None
+        self.budget: Budget | None = None  # what is left beside the rest of the process
+        self.whole: Budget | None = None
+        self._unmanaged: deque[tuple[float, int]] = deque()  # when seen, bytes; of the last moments
         self.closed = False
         self.entries: dict[Key, Entry] = {}
         self.raw: OrderedDict[Key, Entry] = OrderedDict()  # oldest first
@@ -76,14 +89,25 @@ class Tiers:
         self.no_room_until_s = 0.0  # no copies are made until then: the last found no room
         self._draining = False
         self._copies = 0
+        self._by_identity: dict[int, Entry] = {}  # id of the value; who is COLD may be there in vain
 
     # -- the mapping ---------------------------------------------------------------------------------
     def put(self, key: Key, value: object, size_bytes: int) -> int | None:
         """Store a value; a copy of the one before, for the caller to delete."""
         with self.lock:
             old = self.drop(key) if key in self.entries else None
-            entry = self.entries[key] = self.raw[key] = Entry(key, value, max(1, size_bytes))
-            self.raw_bytes += entry.size_bytes
+            size_bytes = max(1, size_bytes)
+            same = self._same_locked(value) if size_bytes >= _SHARED_BYTES_MIN else None
+            if same is not None:
+                # Dask's ways around a persisted collection are keys of their own for the same objects.
+                same.aliases.add(key)
+                self.entries[key] = same
+                if same.state != RAW:
+                    self._warm_locked(same, value)
+                return old
+            entry = self.entries[key] = self.raw[key] = Entry(key, value, size_bytes)
+            self._name_locked(entry, value)
+            self.raw_bytes += size_bytes
             if self.over_locked():
                 self.lock.notify()
             return old
@@ -92,11 +116,43 @@ class Tiers:
         """Forget a value; its copy, for the caller to delete. KeyError if there is none."""
         with self.lock:
             entry = self.entries.pop(key)
+            if entry.aliases:
+                self._drop_name_locked(entry, key)
+                return None
             self._leave_locked(entry)
+            self._unname_locked(entry)
             entry.state = GONE
             value, entry.value = entry.value, NOTHING  # `queue` may still have the entry
         del value  # outside the lock: this may run anything
         return entry.copy
+
+    def _drop_name_locked(self, entry: Entry, key: Key) -> None:
+        """One of several keys of a value goes."""
+        if entry.key != key:
+            entry.aliases.remove(key)
+            return
+        entry.key = entry.aliases.pop()
+        for listed in (self.raw, self.stuck):
+            if listed.pop(key, None) is not None:
+                listed[entry.key] = entry
+
+    def _same_locked(self, value: object) -> Entry | None:
+        """The entry that has this very object already."""
+        found = self._by_identity.get(id(value))
+        if found is None:
+            return None
+        known = found.weak() if found.state == COLD and found.weak is not None else found.value
+        return found if known is value else None
+
+    def _name_locked(self, entry: Entry, value: object) -> None:
+        self._unname_locked(entry)
+        if entry.size_bytes >= _SHARED_BYTES_MIN:
+            entry.identity = id(value)
+            self._by_identity[entry.identity] = entry
+
+    def _unname_locked(self, entry: Entry) -> None:
+        if self._by_identity.get(entry.identity) is entry:
+            del self._by_identity[entry.identity]
 
     def look(self, key: Key) -> tuple[Entry, object]:
         """The entry and its value, which is the most recently used now; NOTHING if only a copy is left.
@@ -106,8 +162,8 @@ class Tiers:
         with self.lock:
             entry = self.entries[key]
             if entry.state == RAW:
-                if key in self.raw:
-                    self.raw.move_to_end(key)
+                if entry.key in self.raw:
+                    self.raw.move_to_end(entry.key)
                 return entry, entry.value
             if entry.state == MOVING:
                 return entry, self._warm_locked(entry, entry.value)
@@ -123,6 +179,22 @@ class Tiers:
             value = entry.weak() if entry.weak is not None else None
             return entry, NOTHING if value is None else value
 
+    def begin_read(self, entry: Entry) -> bool:
+        """Whether the caller should read the copy; else somebody was at it, and is done now."""
+        with self.lock:
+            if not entry.reading:
+                entry.reading = True
+                return True
+            while entry.reading:
+                self.lock.wait()
+            return False
+
+    def end_read(self, entry: Entry) -> None:
+        """After `begin_read` was True, whatever became of it."""
+        with self.lock:
+            entry.reading = False
+            self.lock.notify_all()
+
     def restore(self, entry: Entry, value: object) -> object:
         """`value` was made from the copy of `entry`. Gives what readers get: one object for all."""
         with self.lock:
@@ -135,6 +207,7 @@ class Tiers:
         entry.state = RAW
         entry.value = value
         entry.weak = None
+        self._name_locked(entry, value)
         self.raw[entry.key] = entry
         self.raw_bytes += entry.size_bytes
         if self.over_locked():
@@ -178,6 +251,7 @@ class Tiers:
             entry.weak = weakref.ref(entry.value)
         except TypeError:
             entry.weak = None
+            self._unname_locked(entry)
         entry.value = NOTHING
 
     def take_locked(self) -> Entry | None:
@@ -234,14 +308,49 @@ class Tiers:
             return copies
 
     # -- how full ------------------------------------------------------------------------------------
+    def allow(self, budget: Budget) -> None:
+        """From now on this is what there is, as long as the process holds nothing else."""
+        with self.lock:
+            self.whole = self.budget = budget
+
+    def see(self, process_bytes: int, now_s: float) -> None:
+        """The process as a whole has so many bytes now."""
+        with self.lock:
+            if self.whole is None:
+                return
+            now_bytes = max(0, process_bytes - self.managed_bytes_locked())
+            seen = self._unmanaged
+            while seen and (seen[0][0] < now_s - _LASTING_S):
+                seen.popleft()
+            while seen and seen[-1][1] >= now_bytes:  # what is left rises, so the first is the least
+                seen.pop()
+            seen.append((now_s, now_bytes))
+            self.budget = self.whole.beside(seen[0][1], now_bytes)
+            if self.over_locked():
+                self.lock.notify()
+
     def over_locked(self) -> bool:
         """Whether raw values should move."""
         if self.budget is None or self.budget.target_bytes == UNLIMITED:
             return False
         target = self.budget.target_bytes
         used = self.raw_bytes + self.compressed_bytes
-        self._draining = used > (target - target // _SLACK if self._draining else target)
+        self._draining = self.full_locked() or used > (
+            target - target // _SLACK if self._draining else target)
         return self._draining
+
+    def full_locked(self) -> bool:
+        """Whether who brings a value should wait. A look without the lock may be a little late."""
+        budget = self.budget
+        return budget is not None and self.managed_bytes_locked() > budget.hold_bytes
+
+    def can_move_locked(self) -> bool:
+        """Whether the threads have anything to do that gives memory back."""
+        if self.closed or self.budget is None:
+            return False
+        return bool(self.raw or self.moving_bytes or (
+            self.budget.disk_bytes_max != 0 and self.compressed_entries
+            and self.compressed_bytes > self.budget.compressed_bytes_max(self.ratio)))
 
     def managed_bytes_locked(self) -> int:
         """RAM that the store holds."""
@@ -261,9 +370,14 @@ class Tiers:
         with self.lock:
             sums = [0, 0, 0]
             for key, entry in self.entries.items():
+                if key != entry.key:
+                    if key not in entry.aliases or self.entries.get(entry.key) is not entry:
+                        raise CorruptPoolError(f"{key!r} is no key of its value")
+                    continue
                 listed = (key in self.raw) + (key in self.stuck)
                 wrong = (
-                    entry.state == GONE or listed != (entry.state == RAW) or entry.key != key
+                    entry.state == GONE or listed != (entry.state == RAW)
+                    or any(self.entries.get(alias) is not entry for alias in entry.aliases)
                     or (entry.value is NOTHING) != (entry.state == COLD)
                     or (entry.state == COLD and entry.copy is None)
                     or (entry.state == MOVING and not entry.busy and entry not in self.queue)

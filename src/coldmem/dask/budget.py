@@ -22,7 +22,7 @@ logger = logging.getLogger("coldmem.dask")
 UNLIMITED = sys.maxsize
 # Compressed data may take this share of the target, where it shrinks to half its size or less. Measured
 # with `bench dask`, groupby: 0.35 takes 0.88 of the time of 0.6, since more is there as it is.
-COMPRESSED_SHARE = 0.35
+COMPRESSED_SHARE = 0.2
 # And this where compression gains nothing: what waits there for the disk.
 COMPRESSED_SHARE_MIN = 0.05
 _PAYS, _DOES_NOT_PAY = 0.5, 0.9  # compressed size by original size

@@ -270,14 +270,18 @@ class Store(MutableMapping[Key, Any]):
         return found
 
     def prefetch(self, keys: Iterable[Key]) -> None:
-        """Have the threads read `keys`, those that are compressed: a task will want them soon."""
+        """A task will want `keys` soon: the threads read those that are compressed, the others stay."""
         tiers = self._tiers
         with tiers.lock:
             for key in keys:
                 entry = tiers.entries.get(key)
-                if entry is not None and entry.value is NOTHING:
+                if entry is None:
+                    continue
+                if entry.value is NOTHING:
                     tiers.wanted.append(entry)
                     tiers.lock.notify()
+                else:
+                    tiers.look(key)
 
     # -- begin and end ---------------------------------------------------------------------------------
     @property

@@ -18,15 +18,17 @@ def give_way(*_: object) -> None:
     time.sleep(0)
 
 
+@pytest.mark.tsan
 @pytest.mark.parametrize("path", [False, True], ids=["spill", "persistent"])
-def test_collections_in_any_call_lock_nothing_up(tmp_path: Path, path: bool) -> None:
+def test_collections_in_any_call_lock_nothing_up(tmp_path: Path, path: bool, sanitized: str) -> None:
+    steps = 300 if sanitized else 1500
     folder = {"path": tmp_path / "kept"} if path else {"directory": tmp_path}
     failed: list[BaseException] = []
 
     def work(seed: int) -> None:
         try:
             rng = random.Random(seed)
-            for step in range(1500):
+            for step in range(steps):
                 key = rng.randrange(400)
                 if rng.random() < 0.5:
                     cache[key] = bytes([key % 251]) * rng.choice((100, 9000, 200_000))

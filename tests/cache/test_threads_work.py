@@ -7,6 +7,7 @@ import itertools
 import random
 import threading
 import time
+import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import suppress
@@ -24,19 +25,19 @@ KEYS = 60
 
 
 class Versions:
-    """What was written last under each key: one writer a key at a time."""
+    """What was written last under each key: one writer a key at a time. Nobody reads what was before."""
 
     def __init__(self) -> None:
         self.counters = [itertools.count(1) for _ in range(KEYS)]
         self.locks = [threading.Lock() for _ in range(KEYS)]
         self.last = [0] * KEYS
 
-    def writer(self, cache: Cache, seed: int,
-               make: Callable[[int, int, random.Random], bytes]) -> Callable[[], None]:
+    def writer(self, cache: Cache, seed: int, make: Callable[[int, int, random.Random], bytes],
+               keys: int = KEYS) -> Callable[[], None]:
         pick = random.Random(seed)
 
         def step() -> None:
-            key = pick.randrange(KEYS)
+            key = pick.randrange(keys)
             with self.locks[key]:
                 version = next(self.counters[key])
                 if pick.random() < 0.1:
@@ -51,15 +52,13 @@ class Versions:
 
     def reader(self, cache: Cache, seed: int, keys: int = KEYS) -> Callable[[], None]:
         pick = random.Random(seed)
-        seen = [0] * KEYS
 
         def step() -> None:
             key = pick.randrange(keys)
+            least = self.last[key]
             value = cache.get(key)
             if value is not None:
-                version = version_of(value, key)
-                assert version >= seen[key]
-                seen[key] = version
+                assert version_of(value, key) >= least
 
         return step
 
@@ -82,6 +81,10 @@ def any_size(key: int, version: int, pick: random.Random) -> bytes:
 
 def large(key: int, version: int, pick: random.Random) -> bytes:
     return value_of(key, version, pick.choice([9000, 20_000, 70_000]))
+
+
+def middling(key: int, version: int, pick: random.Random) -> bytes:
+    return value_of(key, version, 60_000)
 
 
 @pytest.mark.tsan
@@ -117,13 +120,58 @@ def test_hot_copies_are_of_the_value_that_is_there(codec: str, stress_seconds: f
             time.sleep(0.005)
             cache.evict(100_000)
 
-        crew([versions.writer(cache, 1, large), *[versions.reader(cache, seed, 8) for seed in range(4)],
-              rest], stress_seconds / 2)
+        crew([versions.writer(cache, 1, middling, 4), *[versions.reader(cache, n, 4) for n in range(3)],
+              versions.writer(cache, 2, large), rest], stress_seconds)
         versions.check(cache, lossy=True)
         for _ in range(8):  # enough for one that nobody disturbs
             value = cache.setdefault(0, b"0" * 9000)
         assert cache[0] == value
         assert cache.stats()["hits_hot"] > 0
+
+
+class Interrupted:
+    """A codec that lets something happen in the middle of reading a value."""
+
+    name = "interrupted"
+    meanwhile: Callable[[], object] | None = None
+
+    def compress(self, data: memoryview) -> bytes:
+        return zlib.compress(data, 1)
+
+    def decompress(self, data: memoryview, size: int) -> bytes:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return zlib.decompress(data)
+
+
+@pytest.mark.parametrize("nbytes", [20_000, 60_000, 200_000])
+@pytest.mark.parametrize("how", ["replaced", "removed", "another"])
+def test_no_hot_copy_is_made_of_a_value_that_has_gone(nbytes: int, how: str) -> None:
+    codec = Interrupted()
+    a, b, c = (bytes([letter]) * nbytes for letter in b"abc")
+
+    def meanwhile() -> None:
+        if how != "replaced":
+            del cache["k"]
+        if how == "another":
+            cache["other"] = c  # in the entry that is free now
+        elif how == "replaced":
+            cache["k"] = c
+
+    with Cache("30MiB", codec=codec) as cache:
+        cache["k"] = a
+        for _ in range(8):  # what is read often, and not for the first time
+            assert cache["k"] == a
+        cache["k"] = b
+        codec.meanwhile = meanwhile
+        assert cache["k"] == b
+        assert codec.meanwhile is None
+        expected = {"replaced": {"k": c}, "removed": {}, "another": {"other": c}}[how]
+        for _ in range(8):
+            cache.check_valid()
+            assert dict(cache) == expected
+        assert how == "removed" or cache.stats()["hits_hot"] > 0
 
 
 @pytest.mark.tsan

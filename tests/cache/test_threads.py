@@ -67,7 +67,7 @@ def test_the_same_keys(cache, stress_seconds):
 
         return step
 
-    crew([job(seed) for seed in range(THREADS)], stress_seconds / 2)
+    crew([job(seed) for seed in range(THREADS)], stress_seconds / 3)
     for key in keys:
         value = cache.get(key)
         assert value is None or version_of(value, key) == written[key]
@@ -114,7 +114,7 @@ def test_keys_of_their_own(cache, stress_seconds):
 
         return step
 
-    crew([job(me) for me in range(THREADS)], stress_seconds / 2)
+    crew([job(me) for me in range(THREADS)], stress_seconds / 3)
 
 
 @pytest.mark.tsan
@@ -165,7 +165,7 @@ def test_beside_iteration_lifetimes_and_clear(cache, stress_seconds):
         cache.clear()
         cache.set_many(fixed)
 
-    crew([write(1), write(2), read, objects, rest, clear], stress_seconds / 2)
+    crew([write(1), write(2), read, objects, rest, clear], stress_seconds / 3)
 
 
 @pytest.mark.tsan

@@ -103,7 +103,7 @@ def test_flushes_beside_writers(tmp_path: Path, stress_seconds: float) -> None:
             time.sleep(0.002)
 
         crew([versions.writer(cache, 1, any_size), versions.writer(cache, 2, any_size),
-              versions.reader(cache, 3), versions.reader(cache, 4), flush, rest], stress_seconds)
+              versions.reader(cache, 3), versions.reader(cache, 4), flush, rest], stress_seconds / 2)
         versions.check(cache, lossy=False)
         assert next(flushes) > 2
     with Cache("4MiB", path=tmp_path / "c", lossless=True) as cache:
@@ -121,7 +121,7 @@ def test_hot_copies_are_of_the_value_that_is_there(codec: str, stress_seconds: f
             cache.evict(100_000)
 
         crew([versions.writer(cache, 1, middling, 4), *[versions.reader(cache, n, 4) for n in range(3)],
-              versions.writer(cache, 2, large), rest], stress_seconds)
+              versions.writer(cache, 2, large), rest], stress_seconds / 2)
         versions.check(cache, lossy=True)
         for _ in range(8):  # enough for one that nobody disturbs
             value = cache.setdefault(0, b"0" * 9000)
@@ -252,12 +252,12 @@ def test_dictionaries_that_change(tmp_path: Path, stress_seconds: float, where: 
         def change() -> None:
             before = learner.trainings
             now[0] = next(kind)
-            end = time.monotonic() + 0.3 * stress_seconds
+            end = time.monotonic() + 0.2 * stress_seconds
             while learner.trainings == before and time.monotonic() < end:
                 time.sleep(0.002)
             cache.evict(50_000)
 
-        crew([write(1), write(2), read, change], stress_seconds)
+        crew([write(1), write(2), read, change], stress_seconds / 2)
         for number in range(2000):  # however slow the machine: it does learn
             if learner.adoptions > 2:
                 break

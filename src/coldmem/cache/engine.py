@@ -221,6 +221,7 @@ class Engine(Writer):
         return went
 
     def _keep_codec(self, number, codec):
+        # By one thread at a time: who makes the cache, then who trains.
         self.codecs = (*self.codecs[:number], codec, *self.codecs[number + 1:])
 
     def _reencode(self, shard, start, number):

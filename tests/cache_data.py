@@ -1,5 +1,7 @@
 """Values for tests of the cache, and caches of each kind."""
 
+import hashlib
+import itertools
 import random
 
 from coldmem import Cache
@@ -7,19 +9,26 @@ from coldmem import Cache
 KINDS = ["ram", "lru", "disk", "persistent", "lossless"]
 
 
+WORDS = [b"user", b"name", b'{"id": ', b"null", b"value", b"true", b"2026-11-", b"page"]
+NUMBERS = [b" %d, " % number for number in range(1000)]
+
+
 def text(nbytes, seed=0):
     """Compresses to about a third, and differs with the seed."""
-    words = [b"user", b"name", b'{"id": ', b"null", b"value", b"true", b"2026-11-", b"page"]
     pick = random.Random(seed)
-    out = b"%d " % seed
-    while len(out) < nbytes:
-        line = b"".join(b"%b %d, " % (pick.choice(words), pick.randrange(1000)) for _ in range(60))
-        out += line * (1 + (nbytes > 1 << 16) * 50)
-    return out[:nbytes]
+    parts = [b"%d " % seed]
+    done = len(parts[0])
+    while done < nbytes:
+        pairs = zip(pick.choices(WORDS, k=60), pick.choices(NUMBERS, k=60), strict=True)
+        parts.append(b"".join(itertools.chain.from_iterable(pairs)) * (1 + (nbytes > 1 << 16) * 50))
+        done += len(parts[-1])
+    return b"".join(parts)[:nbytes]
 
 
 def noise(nbytes, seed=0):
     """Does not compress."""
+    if nbytes < 4096:  # seeding takes longer than the bytes
+        return hashlib.shake_128(b"%d" % seed).digest(nbytes)
     return random.Random(seed).randbytes(nbytes)
 
 

@@ -104,7 +104,9 @@ def copy_tree(tree: Path) -> None:
 
 
 def environment(kind: str, tree: Path) -> dict[str, str]:
-    return os.environ | OPTIONS[kind] | {
+    # Everything is slower in there, so the thread tests get longer for it.
+    stress = {"COLDMEM_STRESS_SECONDS": "2"} if kind == "thread" else {}
+    return stress | os.environ | OPTIONS[kind] | {
         "COLDMEM_SANITIZE": kind,
         "PYTHONPATH": str(tree / "src"),
         "LD_PRELOAD": " ".join([runtime(kind), *exceptions(kind)]),

@@ -153,10 +153,11 @@ def test_all_that_belongs_to_a_cache_counts(new_cache):
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    texts = [text(300, n) for n in range(997)]
     cache = new_cache("ram", memory="48MiB")
     before = resident()
     for n in range(120_000):
-        cache[f"some key of a usual length {n}"] = text(300, n % 997)
+        cache[f"some key of a usual length {n}"] = texts[n % 997]
     s = within(cache)
     grown = resident() - before
     assert grown < s["memory_max_bytes"] * 1.15 + 8 * MB

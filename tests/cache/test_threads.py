@@ -2,36 +2,14 @@
 
 import itertools
 import random
-import struct
 import threading
 import time
 
 import pytest
-from cache_data import KINDS, make_cache, noise
+from cache_data import KINDS, make_cache
+from cache_threads import HEAD, THREADS, crew, sizes, value_of, version_of
 
 from coldmem import MemoryLimitError
-
-HEAD = struct.Struct("<QQI")
-THREADS = 6
-
-
-def value_of(key, version, nbytes):
-    """A value that tells its key and version in its first bytes, and again in all that follow."""
-    head = HEAD.pack(key, version, nbytes)
-    body = noise(200, version) if version % 3 else b"%d," % version * 20
-    return head + (body * (nbytes // len(body) + 1))[:nbytes]
-
-
-def version_of(value, key):
-    """The version of a value that is whole and belongs to `key`."""
-    found, version, nbytes = HEAD.unpack_from(value)
-    assert found == key
-    assert value == value_of(key, version, nbytes)
-    return version
-
-
-def sizes(pick):
-    return pick.choice([0, 50, 300, 2000, 3000, 5000, 20_000, 70_000])
 
 
 @pytest.fixture(params=KINDS)
@@ -44,29 +22,6 @@ def cache(request, tmp_path):
         s = made.stats()
         assert s["memory_used_bytes"] <= s["memory_max_bytes"]
         assert s["entries"] == len(list(made))
-
-
-def crew(jobs, seconds):
-    """Each job over and over, in a thread of its own; the first error is raised here."""
-    stop, errors = threading.Event(), []
-
-    def body(job):
-        try:
-            while not stop.is_set():
-                job()
-        except BaseException as error:
-            errors.append(error)
-            stop.set()
-
-    threads = [threading.Thread(target=body, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    stop.wait(seconds)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 @pytest.mark.tsan
@@ -112,7 +67,7 @@ def test_the_same_keys(cache, stress_seconds):
 
         return step
 
-    crew([job(seed) for seed in range(THREADS)], stress_seconds / 2)
+    crew([job(seed) for seed in range(THREADS)], stress_seconds / 3)
     for key in keys:
         value = cache.get(key)
         assert value is None or version_of(value, key) == written[key]
@@ -159,7 +114,7 @@ def test_keys_of_their_own(cache, stress_seconds):
 
         return step
 
-    crew([job(me) for me in range(THREADS)], stress_seconds / 2)
+    crew([job(me) for me in range(THREADS)], stress_seconds / 3)
 
 
 @pytest.mark.tsan
@@ -210,7 +165,7 @@ def test_beside_iteration_lifetimes_and_clear(cache, stress_seconds):
         cache.clear()
         cache.set_many(fixed)
 
-    crew([write(1), write(2), read, objects, rest, clear], stress_seconds / 2)
+    crew([write(1), write(2), read, objects, rest, clear], stress_seconds / 3)
 
 
 @pytest.mark.tsan

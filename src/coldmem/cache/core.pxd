@@ -9,7 +9,8 @@ cdef class Core:
     cdef CacheC *c
     cdef Pool pool
     cdef object __weakref__
-    cdef list codecs            # keeps them alive
+    # Keeps them alive. No list: a collected cycle empties lists before __dealloc__ uses the codecs.
+    cdef tuple codecs
     cdef dict others            # key -> number, for keys that are not str, bytes or int
     cdef dict others_by_number
     cdef int64_t next_other

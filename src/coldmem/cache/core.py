@@ -282,8 +282,8 @@ class Core:
         codec: uint8_t = e.codec
         b: BodyP = cython.cast(BodyP, e.body)
         w: ContextP
-        out: UCharP
-        bad: cython.int = 0
+        out: UCharP = cython.NULL
+        bad: cython.int = 1  # until it is decompressed
         if e.hot:
             return self._small(s, i)
         b.pins += 1

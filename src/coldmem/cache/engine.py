@@ -95,7 +95,7 @@ class Engine(Writer):
         if c.shards != cython.NULL:
             raise UsageError("a cache cannot be initialised twice")
         self.pool = Pool(limit=memory_max, name="cache")
-        self.codecs = [None] * CODECS_MAX
+        self.codecs = (None,) * CODECS_MAX
         self.others = {}
         self.others_by_number = {}
         self.next_other = 1
@@ -185,7 +185,7 @@ class Engine(Writer):
             if number is None:
                 return None
         n = number
-        self.codecs[n] = codec
+        self._keep_codec(n, codec)
         a64_store_rel(cython.cast(U64P, cython.address(self.c.codecs[n])),
                       cython.cast(uint64_t, cython.address(made.c)))
         return number
@@ -195,6 +195,7 @@ class Engine(Writer):
         c: CacheP = self.c
         n: uint32_t = number
         idle: uint64_t = 0
+        went: cython.bint = False
         w: ContextP
         if number in (self.small_codec, self.large_codec) or self.codecs[n] is None:
             return False
@@ -213,9 +214,15 @@ class Engine(Writer):
                     uncharge(c, CODEC_BYTES)
                 w = w.next
             a64_store_rel(cython.cast(U64P, cython.address(c.codecs[n])), 0)
-            self.codecs[n] = None
+            went = True
         mutex_unlock(cython.address(c.contexts_lock))
-        return self.codecs[n] is None
+        if went:
+            self._keep_codec(n, None)
+        return went
+
+    def _keep_codec(self, number, codec):
+        # By one thread at a time: who makes the cache, then who trains.
+        self.codecs = (*self.codecs[:number], codec, *self.codecs[number + 1:])
 
     def _reencode(self, shard, start, number):
         """A step of a pass that gives small values the codec of this number: the next start, or 0."""

@@ -4,7 +4,8 @@ Owns: copies of the samples while it collects them, and what it remembers of how
 Guarantees: an adopted dictionary was at least 5 % better than the codec in use, on samples that it was
 not trained on. Data that no dictionary helps is tried again after ever longer breaks. `train` may run in
 a thread in the background while others call `sample` and `observe`; none of them waits for it.
-Assumes: the caller trains once each time `sample` says so, and gives `observe` what it stored since.
+Assumes: the caller trains, or puts that off, when samples are `due`, and gives `observe` what it stored
+since.
 Locks: one of its own, taken with nothing else; `sample` and `observe` never wait for it, but leave out
 what they were given while another thread has it.
 """
@@ -116,6 +117,11 @@ class Learner:
         self._has_dictionary = False
         self._refusals = 0  # in a row
         self._training = False
+
+    @property
+    def due(self) -> bool:
+        """Whether there are enough samples, and nobody trains: call `train`, or `put_off`."""
+        return bool(self._samples) and not self.sampling and not self._training
 
     @property
     def sample_bytes(self) -> int:
@@ -243,6 +249,16 @@ class Learner:
                 self._samples, self._bytes = [], 0
                 self._training = False
         return made
+
+    def put_off(self) -> None:
+        """There is no use for a dictionary now: look for one later, after twice as many values."""
+        with self._lock:
+            if not self.due:
+                return
+            self._usual_bytes = max(self._bytes // len(self._samples), 1)
+            self._refusals += 1
+            self._seen_bytes = 0
+            self._samples, self._bytes = [], 0
 
     def _make(self, samples: list[bytes]) -> ZstdDictCodec | None:
         try:

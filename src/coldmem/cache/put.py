@@ -103,6 +103,7 @@ def source_take(src, n, gather):
 
 
 def entry_fill(c, s, e, k, put):
+    """The put's use of its codec becomes the entry's."""
     e.body = put.body
     e.state = put.state
     e.codec = put.codec
@@ -115,7 +116,6 @@ def entry_fill(c, s, e, k, put):
     e.length = cython.cast(uint32_t, put.length)
     e.key_bytes = k.n + 1 if put.state == E_SMALL else 0
     e.hot = 0
-    a64_fetch_add_rlx(cython.address(c.users[e.codec]), 1)
     s.original_bytes += put.length
     s.stored_bytes += entry_stored(c, e)
     if e.flags & F_PLACE:
@@ -243,6 +243,8 @@ class Writer(Dropper):
             else:
                 self._store_large(k, src, w, cython.address(put), number, result,
                                   cython.cast(uint32_t, stored) | (RAW if raw else 0))
+            # Before the context is given back: without it or a user, the codec may go.
+            a64_fetch_add_rlx(cython.address(c.users[put.codec]), 1)
         finally:
             context_put(c, w)
         return self._link(k, cython.address(put))
@@ -381,6 +383,7 @@ class Writer(Dropper):
         return 0
 
     def _free_put(self, put):
+        a64_fetch_add_rlx(cython.address(self.c.users[put.codec]), -1)
         if put.state == E_SMALL:
             zs_free(self.c.pool, put.body)
             uncharge(self.c, HANDLE_BYTES)

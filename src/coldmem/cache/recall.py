@@ -52,6 +52,7 @@ from cython.cimports.coldmem.cache.state import (
 from cython.cimports.coldmem.cache.table import (
     table_find,
 )
+from cython.cimports.coldmem.linux.atomic import a64_fetch_add_rlx
 from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
 from cython.cimports.coldmem.zsmalloc.core import (
     zs_free,
@@ -217,6 +218,7 @@ class Recall(Spill):
                 put.flags = 0
             elif put.flags & F_ON_DISK:
                 s.disk_bytes -= put.disk_bytes  # entry_fill counts it again
+            a64_fetch_add_rlx(cython.address(c.users[put.codec]), 1)
             entry_fill(c, s, e, cython.address(k), cython.address(put))
             queue_push(c, s, i, Q_MAIN)
             e.use = 0
@@ -245,6 +247,7 @@ class Recall(Spill):
         put.body = cython.cast(uint64_t, disk_key_new(c, kp, cython.cast(uint32_t, len(key))))
         if put.body == 0:
             return False
+        a64_fetch_add_rlx(cython.address(c.users[put.codec]), 1)
         self._link(cython.address(k), cython.address(put))
         s = shard_of(c, k.hash)
         mutex_lock(cython.address(s.lock))

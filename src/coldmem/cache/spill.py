@@ -118,9 +118,7 @@ class Spill(Engine):
         return out, got
 
     def _next_shard(self):
-        at: uint64_t = self.c.cursor
-        self.c.cursor = at + 1
-        return at & self.c.shards_mask
+        return a64_fetch_add_rlx(cython.address(self.c.cursor), 1) & self.c.shards_mask
 
     def _pick(self, s, i, picked, keys, payloads):
         """Note an entry and copy what may change, with the lock held: see the module on that."""

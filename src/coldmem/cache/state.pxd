@@ -156,7 +156,7 @@ cdef struct CacheC:
     uint64_t cursor             # atomic: the shard that loses next
     uint64_t entries            # atomic
     CodecC *codecs[CODECS_MAX]  # atomic words; set once
-    uint64_t users[CODECS_MAX]  # atomic: entries that need the codec
+    uint64_t users[CODECS_MAX]  # atomic: entries that need the codec; values to be one
     Mutex contexts_lock
     Context *contexts           # not in use
     uint64_t contexts_idle      # contexts_lock

@@ -231,6 +231,8 @@ class Tier:
                     raise CorruptDataError("another record lies where a value should be")
                 kind, codec, table, _, length, _ = _META.unpack(record.meta)
                 data = cache._decode(record.payload, kind, codec, bool(table), length)
+                if cache._describe(raw) != row:
+                    return MISSING  # nor does what it was compressed with need to be what it was
                 value = data if isinstance(data, bytes) else cache._load_value(kind, data)
                 break
             except (CorruptDataError, SwapFileError, ValueError) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from coldmem.cache.learn import Learner, plan_for
@@ -26,6 +27,7 @@ _DICTIONARIES_MOST = 8
 _SMALL_BYTES = 4096
 # One of so many small values may be a sample, before and after the first training.
 _SAMPLE_OFTEN, _SAMPLE_SELDOM = 1, 64
+_RETIRE_TRIES, _RETIRE_PAUSE = 50, 0.002
 
 
 class ValueCodecs:
@@ -95,8 +97,10 @@ class ValueCodecs:
         learner = self._learner
         if learner is None:
             return
-        drifted = learner.observe(original, stored)
-        if (learner.sample(value) or drifted) and self._thread is None:
+        learner.observe(original, stored)
+        learner.sample(value)
+        # What these two answer is said once; the thread may be at its last training still.
+        if learner.due and self._thread is None:
             with self._lock:
                 if self._thread is None and not self._stopped:
                     self._thread = threading.Thread(
@@ -106,10 +110,11 @@ class ValueCodecs:
     def _train(self) -> None:
         cache = self._cache
         try:
+            assert self._learner is not None
             self._retire()
             if len(self._numbers) >= _DICTIONARIES_MOST:
+                self._learner.put_off()  # an entry needs each of them; later one may be free
                 return
-            assert self._learner is not None
             made = self._learner.train(cache._codec_at(cache.small_codec))
             number = None if made is None else cache._add_codec(made)
             if made is None or number is None:
@@ -121,6 +126,7 @@ class ValueCodecs:
             cache.small_codec = number
             cache.sample_period = _SAMPLE_SELDOM
             self._reencode(number)
+            self._retire()
         finally:
             self._thread = None
 
@@ -142,9 +148,15 @@ class ValueCodecs:
         for number in list(self._numbers):
             codec = cache._codec_at(number)
             assert isinstance(codec, ZstdDictCodec)
-            if not cache._codec_users(number) and cache._retire_codec(number):
-                cache._charge(-codec.dictionary_bytes)
-                self._numbers.remove(number)
+            for _ in range(_RETIRE_TRIES):
+                if number == cache.small_codec or cache._codec_users(number) or self._stopped:
+                    break
+                if cache._retire_codec(number):
+                    cache._charge(-codec.dictionary_bytes)
+                    self._numbers.remove(number)
+                    break
+                # Somebody has working memory in hand: the one who started this thread, at first.
+                time.sleep(_RETIRE_PAUSE)
 
     def stop(self) -> None:
         """Wait for a training, and begin no other."""

@@ -99,6 +99,9 @@ def filter_context_free(context):
         free(context)
 
 
+# no_gc_clear: contexts use the inner codec, which a collected cycle must not drop first.
+@cython.no_gc_clear
+@cython.cclass
 class FilterCodec(Codec):
     """An inner codec behind bit shuffle, or behind delta and bit shuffle.
 

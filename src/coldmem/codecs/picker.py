@@ -321,6 +321,9 @@ def auto_context_free(context):
         free(context)
 
 
+# no_gc_clear: contexts use the inner codec, which a collected cycle must not drop first.
+@cython.no_gc_clear
+@cython.cclass
 class AutoCodec(Codec):
     """Picks filters by looking at the data.
 

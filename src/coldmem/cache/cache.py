@@ -148,12 +148,12 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
             self._set_chooser(LockedPolicy(own))
         try:
             self._open_tier(path, directory, disk)
+            self._set_flags(self._tier is not None, lossless or own is not None, path is not None,
+                            on_evict is not None or own is not None)
             self._codecs = ValueCodecs(self, self._tier, codec)
         except BaseException:
             self._shut()
             raise
-        self._set_flags(self._tier is not None, lossless or own is not None, path is not None,
-                        on_evict is not None or own is not None)
         _caches.add(self)
 
     def _open_tier(self, path: Any, directory: Any, disk: int | None) -> None:
@@ -203,18 +203,15 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         if not self._delete(key):
             raise KeyError(key)
 
-    def _delete(self, key: Any) -> bool:
+    def _delete(self, key: Any, identity: tuple[int, int, int] | None = None) -> bool:
+        """Drop a key, if its value is still that one: whether it was there."""
         tier = self._tier
         if tier is None or not tier.persistent:
-            return bool(self._drop(key))
-        raw = self._bytes_of_key(key)
-        if raw is None:
-            return False
-        name = tier.names([raw])
-        if not self._drop(key):
-            return False
-        tier.remove(name)
-        return True
+            done = bool(self._drop(key, identity))
+        else:
+            done = tier.drop(key, identity)
+        self._drain()
+        return done
 
     def __iter__(self) -> Iterator[Any]:
         """Keys, in no particular order.
@@ -242,22 +239,11 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         """Remove `key`: its value, or `default`. Of several that pop a value, one gets it."""
         while (identity := self._identity(key)) is not None:
             value = self.get(key, MISSING)
-            if value is not MISSING and self._pop(key, identity):
+            if value is not MISSING and self._delete(key, identity):
                 return value
         if default is MISSING:
             raise KeyError(key)
         return default
-
-    def _pop(self, key: Any, identity: tuple[int, int, int]) -> bool:
-        tier = self._tier
-        if tier is None or not tier.persistent:
-            return bool(self._drop_if(key, identity))
-        raw = self._bytes_of_key(key)
-        names = [] if raw is None else tier.names([raw])
-        if not self._drop_if(key, identity):
-            return False
-        tier.remove(names)
-        return True
 
     def popitem(self) -> tuple[Any, Any]:
         """Remove any entry: its key and value. KeyError when there is none."""
@@ -282,11 +268,13 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         tier = self._tier
         if tier is None:
             self._clear()
+            self._drain()
             return
         with tier.lock:  # or what goes to disk meanwhile would go with the old log
             self._clear()
             tier.clear()
             self._codecs.save()
+        self._drain()
 
     # -- many ----------------------------------------------------------------------------------------
     def get_many(self, keys: Iterable[Any]) -> dict[Any, Any]:
@@ -327,7 +315,7 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
                     key = chooser.victim()
                 except LookupError:
                     break
-                if self._drop(key):
+                if self._delete(key):
                     self._evicted(key, "memory")
                 else:
                     chooser.removed(key)  # it had gone by itself
@@ -359,6 +347,7 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         before = self._used()
         if not self.lossless:
             self._evict_from_ram(wanted)
+            self._drain()
         return max(before - self._used(), 0)
 
     def _from_disk(self, key: Any, place: tuple[int, int, int]) -> Any:
@@ -368,9 +357,10 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
     def _load_value(self, kind: int, data: bytearray) -> Any:
         return load(kind, data, self._serializer)
 
-    def _free_places(self, places: list[tuple[int, int, int]]) -> None:
+    def _free_places(self, places: list[tuple[int, int, int]],
+                     gone: list[tuple[int, int, int]]) -> None:
         if self._tier is not None:
-            self._tier.free_places(places)
+            self._tier.free_places(places, gone)
 
     def _evicted(self, key: Any, reason: str) -> None:
         chooser = self._chooser()

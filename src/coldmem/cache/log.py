@@ -5,8 +5,8 @@ Guarantees: `read` hands out what was appended under that location, or raises. A
 nothing half done, and the log goes on. A persistent log opens again after a crash at any moment with
 the newest flushed record of each key, or a newer one, and with no removed key, provided that
 
-- a key that is to be gone is given to `remove`. `free` alone only permits to forget a record: after a
-  crash it may be back, unless something newer of the key is on disk;
+- a key that is to be gone is given to `remove`, or its record to `free` with `gone`. `free` alone only
+  permits to forget a record: after a crash it may be back, unless something newer of the key is on disk;
 - `free` of a key's older record is called before `append` of the next or `remove`, or right after.
 
 Assumes: a disk that keeps what fdatasync has written; and that `collect` does not run between an
@@ -228,11 +228,25 @@ class Log(LogBase):
         return log_recover.recover(self)
 
     def flush(self) -> None:
-        """All that was appended and removed so far survives a power cut. Or SwapFileError."""
+        """All that was appended, removed and gone so far survives a power cut. Or SwapFileError."""
         with self._lock:
             self._check()
             if not self.persistent:
                 return
+            segments, changes = self._unsynced_locked()
+        self._sync(segments, changes)
+        if not self._gone:
+            return
+        with self._lock:
+            self._check()
+            self._settle_locked()
+            self._sync(*self._unsynced_locked())  # what came since
+            gone, self._gone = self._gone, False
+            try:
+                self._write_deaths_locked(None)
+            except BaseException:
+                self._gone = gone
+                raise
             segments, changes = self._unsynced_locked()
         self._sync(segments, changes)
 

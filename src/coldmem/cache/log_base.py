@@ -107,6 +107,7 @@ class LogBase:
         self._damaged = 0
         self._notes = 0
         self._deaths = 0  # not yet written down
+        self._gone = False  # of these, some must be by the next flush
         self._ready = self._folder is None or not self._folder.segments()
 
     # -- checks and sums ---------------------------------------------------------------------------
@@ -128,11 +129,17 @@ class LogBase:
                 return
             self._kill_locked(location)
 
-    def free(self, location: Location) -> None:
-        """The record at `location` is dead. Nothing happens when it is so already."""
+    def free(self, location: Location, gone: bool = False) -> None:
+        """The record at `location` is dead. Nothing happens when it is so already.
+
+        With `gone`, it is certain after the next `flush`, without it only when something newer of its
+        key is.
+        """
         if os.getpid() != self._pid:
             return
         self._dead.append(location)
+        if gone:
+            self._gone = True  # after the append: who sees it here settles that, too
         self._settle()
 
     def _settle(self) -> None:
@@ -390,7 +397,10 @@ class LogBase:
 
     def _write_deaths_locked(self, leave_out: Segment | None,
                              again: Iterable[tuple[int, array[int]]] = ()) -> None:
-        """Write down what died. Or SwapFileError, and nothing is changed."""
+        """Write down what died. Or SwapFileError, and nothing is changed.
+
+        What replaces it must be durable by now: else a power cut may leave the note alone.
+        """
         entries = self._death_entries_locked(leave_out, again)
         if entries:
             self._write_locked(entries, False, None)
@@ -437,6 +447,7 @@ class LogBase:
         if not dead:
             return 0
         before = self._used_bytes
+        self._sync(*self._unsynced_locked(dead))
         # One alone may leave its own deaths out. Of several, one may survive a power cut that
         # another does not.
         self._write_deaths_locked(dead[0] if len(dead) == 1 else None, self._notes_of(dead))

@@ -120,10 +120,16 @@ def _delete(log: LogBase, victim: Segment) -> int:
         log._settle_locked()
         if victim.dropped or victim.live_count:  # cleared meanwhile; or a bug: keep it then
             return 0
-        if log.persistent:
+        unsynced, changes = log._unsynced_locked([victim])
+    if log.persistent:
+        log._sync(unsynced, changes)
+        with log._lock:
+            log._settle_locked()
+            if victim.dropped:
+                return 0
+            log._sync(*log._unsynced_locked([victim]))  # what came since
             log._write_deaths_locked(victim, log._notes_of([victim]))
             unsynced, changes = log._unsynced_locked([victim])
-    if log.persistent:
         log._sync(unsynced, changes)
     with log._lock:
         given = 0 if victim.dropped else victim.disk_bytes

@@ -15,6 +15,7 @@ from cython.cimports.coldmem.cache.body import (
     disk_key_free,
     entry_empty,
     entry_stored,
+    place_drop,
 )
 from cython.cimports.coldmem.cache.context import chunk_compress, context_get, context_put
 from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_number
@@ -26,6 +27,7 @@ from cython.cimports.coldmem.cache.state import (
     E_DISK,
     E_LARGE,
     E_SMALL,
+    EV_PLACE,
     F_OLD_PLACE,
     F_PLACE,
     KEY_ROOM,
@@ -183,7 +185,7 @@ class Writer(Dropper):
     def _drop_number(self, number):
         k: Key
         key_number(cython.address(k), KEY_OTHER, number)
-        self._forget(cython.address(k))
+        self._forget(cython.address(k), cython.NULL)
 
     def _store(self, k, src, kind, expires, only_new):
         c: CacheP = self.c
@@ -371,7 +373,9 @@ class Writer(Dropper):
         """
         keep: cython.bint = (e.flags & F_PLACE != 0 and put.state != E_DISK
                              and a32_load_rlx(cython.address(self.c.keep_places)) != 0)
-        entry_empty(self.c, s, e, keep)
+        if e.flags & F_PLACE and not keep:
+            place_drop(self.c, s, e, EV_PLACE)
+        entry_empty(self.c, s, e)
         if keep:
             put.segment = e.segment
             put.offset = e.offset

@@ -15,6 +15,7 @@ from cython.cimports.coldmem.cache.body import (
     disk_key_new,
     entry_empty,
     entry_length,
+    place_drop,
 )
 from cython.cimports.coldmem.cache.context import chunk_decompress, context_get, context_put
 from cython.cimports.coldmem.cache.keys import key_from
@@ -33,6 +34,7 @@ from cython.cimports.coldmem.cache.state import (
     E_DISK,
     E_LARGE,
     E_SMALL,
+    EV_PLACE,
     F_ON_DISK,
     F_PLACE,
     F_TABLE,
@@ -212,11 +214,13 @@ class Recall(Spill):
                 body_free(c, cython.cast(BodyP, put.body))
         else:
             queue_drop(c, s, i)
-            entry_empty(c, s, e, keep_place)
             if not keep_place:
+                if put.flags & F_PLACE:
+                    place_drop(c, s, e, EV_PLACE)
                 put.flags = 0
             elif put.flags & F_ON_DISK:
                 s.disk_bytes -= put.disk_bytes  # entry_fill counts it again
+            entry_empty(c, s, e)
             entry_fill(c, s, e, cython.address(k), cython.address(put))
             queue_push(c, s, i, Q_MAIN)
             e.use = 0

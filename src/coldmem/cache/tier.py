@@ -36,6 +36,7 @@ _KEY_OWN = 5
 _CODEC_NAME, _CODEC_DICTIONARY = 0, 1
 _BATCH_BYTES = 256 << 10
 _GARBAGE_SHARE = 4  # of the log: more garbage is collected
+_BATCHES_UNABLE = 64  # of keys that cannot be written: after so many, no others are looked for
 _Place = tuple[int, int, int]
 
 
@@ -64,6 +65,8 @@ class Tier:
             segment = max(min(segment, disk_max // 16), 64 << 10)
         self.log = Log(directory, disk_max=disk_max, persistent=persistent, segment_bytes=segment)
         self._metadata = 0
+        # While there are records that no entry has yet, collecting would take them for dead.
+        self._may_collect = not persistent
         # By number, of what `save_codec` wrote. When a record of a dictionary is damaged its number is
         # given out again, and values of the old one must not be read with the new one.
         self._sums: dict[int, int] = {}
@@ -119,18 +122,18 @@ class Tier:
             return
         if self.evict(max(need, min(_BATCH_BYTES, cache.memory_max // 16))):
             return
-        # Other threads may have everything in hand; when they are done there is room.
-        with self.lock:
-            if self.evict(need):
-                return
-        if not cache.lossless:
-            if cache._evict_from_ram(need):
-                return
-            # Memory is full of keys of what lies on disk.
-            with self.lock:
-                if cache._drop_oldest_on_disk(16 * need):
-                    cache._drain()
+        try:
+            with self.lock:  # others may have had everything in hand
+                if self._evict_locked(need):
                     return
+                # Memory may be full of keys of what lies on disk.
+                if not cache.lossless and (cache._evict_from_ram(need)
+                                           or cache._drop_oldest_on_disk(16 * need)):
+                    cache._settle()
+                    return
+        finally:
+            if self._may_collect:  # else the cache is being opened: who made it hears of it later
+                cache._drain()
         raise MemoryLimitError(
             f"no room for {need} bytes within memory_max={format_bytes(cache.memory_max)}: "
             "raise memory_max, or set smaller values"
@@ -138,31 +141,53 @@ class Tier:
 
     def evict(self, nbytes: int) -> int:
         """Move about `nbytes` from RAM to disk: bytes of RAM given up, 0 when nothing could go."""
+        try:
+            with self.lock:
+                return self._evict_locked(nbytes)
+        finally:
+            if self._may_collect:
+                self.cache._drain()
+
+    def _evict_locked(self, nbytes: int) -> int:
         cache = self.cache
         before = cache._used()
-        with self.lock:
+        for _ in range(_BATCHES_UNABLE):
             victims, got = cache._victims(nbytes)
             if not victims:
                 return int(got)
-            good, bad, records = self._records(victims)
-            cache._abort(bad)
             try:
-                places = self._append(records)
+                written = self._write(victims, True)
             except (MemoryLimitError, SwapFileError):
-                self.refused += len(good)
-                cache._abort(good)
+                self.refused += len(victims)
                 if cache.lossless:
                     raise
-                return max(before - cache._used(), 0) if cache._evict_from_ram(nbytes) else 0
-            except BaseException:
-                cache._abort(good)
-                raise
-            for place in cache._commit(good, places):
-                self.log.free(Location(*place))
-            self.writebacks += len(good)
-            self._account()
-        cache._drain()
-        return int(got)
+                break
+            if written:
+                self.writebacks += written
+                return int(got)
+            if not cache.lossless:  # keys that cannot be written
+                break
+        if cache.lossless or not cache._evict_from_ram(nbytes):
+            return 0
+        return max(before - cache._used(), 0)
+
+    def _write(self, rows: Sequence[tuple[Any, ...]], leave: bool) -> int:
+        """Write what the engine has given us, and tell it where it is: how many. `lock` is held.
+
+        Between its giving and our telling, no record may be moved and no tombstone written.
+        """
+        cache = self.cache
+        good, bad, records = self._records(rows)
+        cache._abort(bad, True)
+        try:
+            places = self._append(records) if records else []
+        except BaseException:
+            cache._abort(good, False)
+            raise
+        for place in cache._commit(good, places, leave):
+            self.log.free(Location(*place), gone=True)
+        self._account()
+        return len(good)
 
     def _append(self, records: list[Any]) -> list[Location]:
         """Write; where disk_max is in the way, drop what was used longest ago, or collect garbage."""
@@ -182,8 +207,8 @@ class Tier:
         log = self.log
         if log.garbage() < nbytes and not self.cache.lossless:
             self.cache._drop_oldest_on_disk(nbytes)
-            self.cache._drain()
-        if log.garbage():
+            self.cache._settle()
+        if log.garbage() and self._may_collect:
             log.collect(self._moved, want=nbytes)
 
     def _moved(self, key: bytes, old: Location, new: Location) -> bool:
@@ -192,12 +217,15 @@ class Tier:
         known = self._engine_key(key)
         return known is not None and bool(self.cache._moved(known, old, new))
 
-    def free_places(self, places: Sequence[_Place]) -> None:
-        """These records are garbage now."""
+    def free_places(self, places: Sequence[_Place], gone: Sequence[_Place]) -> None:
+        """These records are garbage now; of the keys of `gone` nothing newer is in the log."""
         for place in places:
             self.log.free(Location(*place))
+        for place in gone:
+            self.log.free(Location(*place), gone=True)
         log = self.log
-        if log.garbage() * _GARBAGE_SHARE > log.used_bytes + (4 << 20) and self.lock.acquire(False):
+        if (self._may_collect and log.garbage() * _GARBAGE_SHARE > log.used_bytes + (4 << 20)
+                and self.lock.acquire(False)):
             try:
                 log.collect(self._moved, want=log.garbage() // 2)
             except (MemoryLimitError, SwapFileError):
@@ -219,7 +247,10 @@ class Tier:
             return MISSING
         name = self._log_key(raw)
         tried = False
+        identity = None
         while True:
+            if tried:
+                identity = cache._identity(key)
             row = cache._describe(raw)
             if row is None or row[5] != tuple(place):
                 return MISSING  # it moved, or went, before or while we read
@@ -239,7 +270,7 @@ class Tier:
                                       and not isinstance(error, CorruptDataError)):
                     raise
             self.corrupt += 1
-            if cache._drop(key):
+            if identity is not None and cache._delete(key, identity):
                 cache._evicted(key, "corrupt")
             return MISSING
         self.disk_reads += 1
@@ -260,18 +291,9 @@ class Tier:
                 while at:
                     with self.lock:
                         at, copies = cache._dirty(shard, at)
-                        good, bad, records = self._records(copies)
-                        cache._placed(bad, [(0, 0, 0)] * len(bad), True)
-                        try:
-                            places = self._append(records) if records else []
-                        except BaseException:
-                            cache._placed(good, [(0, 0, 0)] * len(good), True)
-                            raise
-                        for place in cache._placed(good, places, False):
-                            self.log.free(Location(*place))
-                        self._account()
+                        self._write(copies, False)
+        cache._drain()  # what has gone must be known to the log now
         self.log.flush()
-        cache._drain()
 
     def save_codec(self, number: int, codec: Codec) -> None:
         """Say in the log what a number of a codec means, before the first record that needs it."""
@@ -316,6 +338,7 @@ class Tier:
                                         expires - now if expires else None)
             if not usable:
                 self.log.free(place)
+        self._may_collect = True
         self._account()
         return codecs
 
@@ -329,14 +352,23 @@ class Tier:
         return bool(self.cache._restore(raw, place, kind, codec, table, length,
                                         expires - now if expires else None))
 
-    def names(self, keys: Sequence[bytes]) -> list[bytes]:
-        """What the log calls these keys of the engine; to be asked before they are deleted."""
-        return [name for key in keys if (name := self._log_key(key)) is not None]
+    def drop(self, key: Any, identity: tuple[int, int, int] | None = None) -> bool:
+        """Drop a key, if its value is still that one, for good: whether it was there.
 
-    def remove(self, names: Sequence[bytes]) -> None:
-        """They were deleted: a later reopening must not find them."""
+        In one step for whoever writes: what is set after it must not get a record before its tombstone,
+        which would take it along after a crash.
+        """
+        cache = self.cache
         with self.lock:
-            self.log.remove(names)
+            raw = cache._bytes_of_key(key)
+            if raw is None:
+                return False
+            name = self._log_key(raw)  # a key of the side table is not known afterwards
+            if not cache._drop(key, identity):
+                return False
+            if name is not None:
+                self.log.remove([name])
+        return True
 
     def clear(self) -> None:
         """Forget all records, but what the codecs are."""

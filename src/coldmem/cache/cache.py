@@ -321,10 +321,13 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
                     chooser.removed(key)  # it had gone by itself
             if self._used() < before or self._compact():
                 return
-        raise MemoryLimitError(
-            f"no room for {need} bytes within memory_max={format_bytes(self.memory_max)}: raise "
-            "memory_max, delete something, or give the cache a disk tier (disk_max=)"
-        )
+        raise MemoryLimitError(f"{self._memory_is_full()}, and nothing may be evicted: delete entries,"
+                               " raise memory_max, or give the cache a disk tier (disk_max=)")
+
+    def _memory_is_full(self) -> str:
+        used = self._engine_stats()["memory_used_bytes"]
+        return (f"no room for another value: {format_bytes(used)} of"
+                f" memory_max={format_bytes(self.memory_max)} are used")
 
     def evict(self, nbytes: int | str) -> int:
         """Move about `nbytes` of the coldest values out of memory: to disk, without one for good.

@@ -189,8 +189,8 @@ class Log(LogBase):
         """Bytes of memory that the log takes (computed)."""
         return self._memory_bytes()
 
-    def collect(self, moved: Callable[[bytes, Location, Location], bool], want: int | None = None
-                ) -> int:
+    def collect(self, moved: Callable[[bytes, Location, Location], bool], want: int | None = None,
+                full: bool = False) -> int:
         """Move live records out of the segments with most garbage and delete these.
 
         Parameters
@@ -202,6 +202,8 @@ class Log(LogBase):
         want : int, optional
             Stop when so many bytes are given back. A segment is then worth it with 1/32 of garbage;
             without `want`, with 1/4.
+        full : bool
+            The file system takes no more: what it needs must be given back by what it does.
 
         Returns
         -------
@@ -213,7 +215,7 @@ class Log(LogBase):
         SwapFileError
             The system refused to read or write; each record is still at its last place.
         """
-        return log_collect.collect(self, moved, want)
+        return log_collect.collect(self, moved, want, full)
 
     def recover(self) -> Iterator[tuple[Location, bytes, bytes]]:
         """Location, key and meta of each live record; first thing to call on a folder that was used.

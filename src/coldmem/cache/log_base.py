@@ -13,6 +13,7 @@ taken inside either. Methods whose names end in `_locked` need `_lock` held. Dea
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import threading
@@ -54,8 +55,10 @@ SEGMENT_BYTES_MAX = 1 << 30
 # Segments grow with the log, so that it holds this many descriptors or little more.
 DESCRIPTORS = 128
 PUNCH_BYTES = 64 << 10  # a dead record of at least this gives its disk space back at once
-_PAGE = 4 << 10
+PAGE = 4 << 10
 _DEATHS_IN_RECORD = 1 << 14
+# What the system says when the disk takes no more.
+FULL: frozenset[int | None] = frozenset({errno.ENOSPC, errno.EDQUOT})
 # What a segment takes in memory beside its arrays: the object, the arrays' heads, its place in the
 # table (sys.getsizeof of each, rounded up).
 _SEGMENT_MEMORY = 768
@@ -142,6 +145,10 @@ class LogBase:
             self._gone = True  # after the append: who sees it here settles that, too
         self._settle()
 
+    def note_deaths(self) -> None:
+        """What died so far is certain after the next `flush`, as if it had been freed as gone."""
+        self._gone = True
+
     def _settle(self) -> None:
         """Account for what died, unless that would have to wait."""
         if self._dead and self._lock.acquire(blocking=False):
@@ -163,11 +170,29 @@ class LogBase:
                 segment not in self._heads or 2 * segment.size >= self._segment_bytes):
             self._drop_locked(segment)
         elif location.nbytes >= PUNCH_BYTES and segment.fd >= 0:
-            first = -(-location.offset // _PAGE) * _PAGE
-            end = (location.offset + location.nbytes) // _PAGE * _PAGE
-            if punch(segment.fd, first, end - first):
-                segment.punched += end - first
-                self._used_bytes -= end - first
+            given = punch_pages(segment, location.offset, location.offset + location.nbytes)
+            segment.punched += given
+            self._used_bytes -= given
+
+    def _punch_dead_locked(self, segment: Segment) -> None:
+        """Give back the disk space of what is dead in a segment of a log that is not persistent."""
+        if segment.punched_as == (segment.live_count, segment.size):
+            return
+        segment.punched_as = segment.live_count, segment.size
+        punched = 0
+        first = None  # of dead records, one after the other
+        for offset in segment.offsets:
+            if offset & 1:
+                first = offset & ~1 if first is None else first
+            elif first is not None:
+                punched += punch_pages(segment, first, offset)
+                first = None
+        if first is not None:
+            punched += punch_pages(segment, first, segment.size)
+        # All that was given back before is a part of it, unless the system refuses suddenly.
+        if punched > segment.punched:
+            self._used_bytes -= punched - segment.punched
+            segment.punched = punched
 
     def _lose(self, segment: Segment, offset: int) -> None:
         """A record that lives but cannot be read: it counts as damaged, and dead."""
@@ -349,11 +374,10 @@ class LogBase:
         if segment.fd < 0:
             return
         try:
-            if run.new:
-                if segment.path:
-                    os.unlink(segment.path)
-            else:
-                os.ftruncate(segment.fd, run.start)
+            # Of a new one, too, which may stay open as long as the error that we are told of.
+            os.ftruncate(segment.fd, 0 if run.new else run.start)
+            if run.new and segment.path:
+                os.unlink(segment.path)
         except OSError:
             if not run.new:  # what comes after its size is not the log's; nobody appends there again
                 self._heads = [None if head is segment else head for head in self._heads]
@@ -481,3 +505,10 @@ class LogBase:
     def _unreadable(self, error: OSError) -> SwapFileError:
         return SwapFileError(f"cannot read the cache's files in {self.directory}: {reason(error)}",
                              errno=error.errno)
+
+
+def punch_pages(segment: Segment, first: int, end: int) -> int:
+    """Give back whole pages between two offsets; bytes."""
+    first = -(-first // PAGE) * PAGE
+    end = end // PAGE * PAGE
+    return end - first if end > first and punch(segment.fd, first, end - first) else 0

@@ -72,6 +72,7 @@ from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memset
 
 from coldmem.errors import CodecError, InvalidSizeError, MemoryLimitError
+from coldmem.units import format_bytes
 
 GIL_BYTES = cython.declare(uint32_t, 8192)  # up to here the GIL is kept
 RAW = cython.declare(uint32_t, 0x80000000)
@@ -290,8 +291,9 @@ class Writer(Dropper):
                         break
                     if b.stored > c.memory_max // 2:
                         raise MemoryLimitError(
-                            f"a value of {src.total} bytes takes more than half of the limit of "
-                            f"{c.memory_max} bytes: raise memory_max, or split it"
+                            f"a value of {format_bytes(src.total)} takes more than half of "
+                            f"memory_max={format_bytes(c.memory_max)} once compressed: raise memory_max, "
+                            "split it, or give the cache a disk tier (disk_max=)"
                         )
                     self._room(PIECE_BYTES * 16)
                 chunk += 1
@@ -404,8 +406,8 @@ class Writer(Dropper):
             ok = room_make(c, need)
         if not ok:
             raise MemoryLimitError(
-                f"no room for {need} bytes within the limit of {c.memory_max} bytes: raise memory_max, "
-                "or set smaller values"
+                f"no room for a value within memory_max={format_bytes(c.memory_max)}, even if all else "
+                "is evicted: raise memory_max, or set smaller values"
             )
         return 0
 

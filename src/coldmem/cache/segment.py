@@ -108,8 +108,8 @@ class Segment:
     """
 
     __slots__ = ("birth", "broken", "busy", "deaths", "dropped", "fd", "live_bytes", "live_count",
-                 "note_bytes", "note_targets", "notes", "number", "offsets", "path", "punched", "salt",
-                 "size", "synced")
+                 "note_bytes", "note_targets", "notes", "number", "offsets", "path", "punched",
+                 "punched_as", "salt", "size", "synced")
 
     def __init__(self, number: int, salt: int, birth: int, path: str | None) -> None:
         self.number = number
@@ -120,6 +120,7 @@ class Segment:
         self.size = 0  # bytes up to where the next record would go
         self.synced = 0  # of them, bytes that are durable
         self.punched = 0  # of them, bytes whose disk space was given back
+        self.punched_as = (0, 0)  # what lived, and the size, when all that was dead was given back
         self.live_count = 0
         self.live_bytes = 0
         self.offsets = array("I")  # of records, rising; the lowest bit says that it is dead

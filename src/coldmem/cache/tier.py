@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from coldmem.cache.core import MISSING
 from coldmem.cache.log import Location, Log
+from coldmem.cache.log_base import FULL
 from coldmem.codecs import Codec, get_codec
 from coldmem.codecs.zstd_dict import ZstdDictCodec
 from coldmem.errors import CorruptDataError, MemoryLimitError, SwapFileError
@@ -65,6 +66,7 @@ class Tier:
             segment = max(min(segment, disk_max // 16), 64 << 10)
         self.log = Log(directory, disk_max=disk_max, persistent=persistent, segment_bytes=segment)
         self._metadata = 0
+        self._garbage_next = 0  # so much garbage must there be before collecting is tried again
         # While there are records that no entry has yet, collecting would take them for dead.
         self._may_collect = not persistent
         # By number, of what `save_codec` wrote. When a record of a dictionary is damaged its number is
@@ -120,24 +122,31 @@ class Tier:
         cache = self.cache
         if cache._compact() >= need:
             return
-        if self.evict(max(need, min(_BATCH_BYTES, cache.memory_max // 16))):
-            return
         try:
-            with self.lock:  # others may have had everything in hand
-                if self._evict_locked(need):
+            with self.lock:
+                if self._evict_locked(max(need, min(_BATCH_BYTES, cache.memory_max // 16))):
                     return
                 # Memory may be full of keys of what lies on disk.
                 if not cache.lossless and (cache._evict_from_ram(need)
                                            or cache._drop_oldest_on_disk(16 * need)):
                     cache._settle()
                     return
+        except SwapFileError as error:
+            if error.errno not in FULL:
+                raise
+            raise MemoryLimitError(f"{cache._memory_is_full()}, and so is the disk under"
+                                   f" {self.log.directory}: free some of it, delete entries, or raise"
+                                   " memory_max") from error
+        except MemoryLimitError as error:
+            raise MemoryLimitError(f"{cache._memory_is_full()}, and {format_bytes(self.log.used_bytes)} of"
+                                   f" disk_max={format_bytes(self.disk_max or 0)}, of which a part is"
+                                   " kept free to work in: delete entries, or raise disk_max or"
+                                   " memory_max") from error
         finally:
             if self._may_collect:  # else the cache is being opened: who made it hears of it later
                 cache._drain()
-        raise MemoryLimitError(
-            f"no room for {need} bytes within memory_max={format_bytes(cache.memory_max)}: "
-            "raise memory_max, or set smaller values"
-        )
+        raise MemoryLimitError(f"{cache._memory_is_full()}, by what cannot go to disk, as keys and what"
+                               " other threads are storing: raise memory_max, or delete entries")
 
     def evict(self, nbytes: int) -> int:
         """Move about `nbytes` from RAM to disk: bytes of RAM given up, 0 when nothing could go."""
@@ -197,19 +206,31 @@ class Tier:
                 places = self.log.append(records)
                 self.written += sum(place.nbytes for place in places)
                 return places
-            except MemoryLimitError:
-                if attempt == 7:
+            except (MemoryLimitError, SwapFileError) as error:
+                full = isinstance(error, SwapFileError)
+                if attempt == 7 or (isinstance(error, SwapFileError) and error.errno not in FULL):
                     raise
-                self._make_disk_room(size << attempt)
+                if not self._make_disk_room(size << attempt, full):
+                    raise
         raise AssertionError
 
-    def _make_disk_room(self, nbytes: int) -> None:
+    def _make_disk_room(self, nbytes: int, full: bool) -> bool:
+        """Free about `nbytes` on disk; `full`: it is the file system that has no room.
+
+        False: a file system that is full stays so. What is persistent goes for no other's need.
+        """
         log = self.log
-        if log.garbage() < nbytes and not self.cache.lossless:
+        before = log.used_bytes
+        if log.garbage() < nbytes and not self.cache.lossless and not (full and self.persistent):
             self.cache._drop_oldest_on_disk(nbytes)
             self.cache._settle()
         if log.garbage() and self._may_collect:
-            log.collect(self._moved, want=nbytes)
+            try:
+                log.collect(self._moved, want=nbytes, full=full)
+            except SwapFileError:
+                if not full:
+                    raise
+        return not full or log.used_bytes < before
 
     def _moved(self, key: bytes, old: Location, new: Location) -> bool:
         if key[0] == _KEY_OWN:
@@ -224,12 +245,15 @@ class Tier:
         for place in gone:
             self.log.free(Location(*place), gone=True)
         log = self.log
-        if (self._may_collect and log.garbage() * _GARBAGE_SHARE > log.used_bytes + (4 << 20)
-                and self.lock.acquire(False)):
+        garbage = log.garbage()
+        if (self._may_collect and garbage * _GARBAGE_SHARE > log.used_bytes + (4 << 20)
+                and garbage >= self._garbage_next and self.lock.acquire(False)):
             try:
-                log.collect(self._moved, want=log.garbage() // 2)
+                log.collect(self._moved, want=garbage // 2)
+                self._garbage_next = 0
             except (MemoryLimitError, SwapFileError):
-                pass  # there is no room to copy to; garbage is no loss
+                # There is no room to copy to. It is no loss, and needs not be tried at each turn.
+                self._garbage_next = garbage + (log.used_bytes >> 4)
             finally:
                 self.lock.release()
 
@@ -367,7 +391,12 @@ class Tier:
             if not cache._drop(key, identity):
                 return False
             if name is not None:
-                self.log.remove([name])
+                try:
+                    self.log.remove([name])
+                except SwapFileError as error:
+                    if error.errno not in FULL:
+                        raise
+                    self.log.note_deaths()
         return True
 
     def clear(self) -> None:

@@ -94,11 +94,12 @@ def test_a_full_disk_refuses_where_nothing_may_be_lost(small_disk):
 def test_garbage_on_a_full_disk_is_collected(small_disk, size, lossless):
     """disk_max is far away. What was deleted here and there makes room, again and again."""
     pick = random.Random(size)
+    some = 100_000 // size
     with Cache("2MiB", directory=small_disk, disk_max="64MiB", lossless=lossless, codec="raw") as cache:
         model = {}
         n = 0
-        while len(fill(cache, model, range(n, n + 100_000 // size), size)) == 0 and n < 6_000_000 // size:
-            n += 100_000 // size
+        while n < 60 * some and not fill(cache, model, range(n, n + some), size):
+            n += some
         disk = cache.stats()["disk_used_bytes"]
         assert 3 << 20 < disk <= 4 << 20
         for turn in range(1, 6):
@@ -127,7 +128,7 @@ def test_garbage_on_a_full_disk_is_collected(small_disk, size, lossless):
 
 
 def test_a_full_disk_under_a_persistent_cache_that_loses_nothing(small_disk, tmp_path_factory):
-    """What is deleted is gone, what is refused is as before, and there is room when the disk has some."""
+    """What is deleted is gone, what is refused is as before; there is room when the disk has some."""
     pick = random.Random(3)
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(2 << 20))

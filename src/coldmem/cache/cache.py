@@ -184,8 +184,8 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         Raises
         ------
         MemoryLimitError
-            There is no room: the value is larger than the cache, or the cache is lossless and full. What
-            was there before is still there.
+            There is no room: the value takes more than half of `memory_max` and there is no disk for it,
+            or the cache is lossless and full. What was there before is still there.
         UsageError
             The value cannot be serialized.
         TypeError
@@ -356,6 +356,11 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
     def _from_disk(self, key: Any, place: tuple[int, int, int]) -> Any:
         assert self._tier is not None
         return self._tier.load(key, place)
+
+    def _straight_to_disk(self, key: bytes, payload: memoryview, kind: int, codec: int, length: int,
+                          left: float | None, only_new: bool) -> bool:
+        assert self._tier is not None
+        return self._tier.put(key, payload, kind, codec, length, left, only_new)
 
     def _load_value(self, kind: int, data: bytearray) -> Any:
         return load(kind, data, self._serializer)

@@ -325,7 +325,7 @@ class Engine(Writer):
         mutex_unlock(cython.address(s.lock))
         if i == 0 or (expires and expires <= tick):
             raise KeyError(key)
-        return (expires - tick) / 100 if expires else None
+        return (expires - tick) / 100.0 if expires else None
 
     def _shift_clock(self, seconds):
         """For tests: time goes on by so much."""

@@ -179,6 +179,11 @@ class Log(LogBase):
         return self._live_bytes
 
     @property
+    def segment_bytes(self) -> int:
+        """Least size of a segment."""
+        return self._segment_bytes
+
+    @property
     def used_bytes(self) -> int:
         """Bytes that the segments take on disk."""
         self._settle()

@@ -38,7 +38,6 @@ from cython.cimports.coldmem.cache.state import (
     F_ON_DISK,
     F_PLACE,
     F_TABLE,
-    Q_DISK,
     Q_MAIN,
     U8CP,
     U8P,
@@ -227,14 +226,12 @@ class Recall(Spill):
         mutex_unlock(cython.address(s.lock))
         return i != 0
 
-    def _restore(self, key: bytes, place, kind, codec, table, length, ttl):
-        """An entry that lies on disk only, from a record of a log. False: no room for its key."""
+    def _put_on_disk(self, key: bytes, place, kind, codec, table, length, ttl,
+                     only_new: cython.bint = False):
+        """An entry that lies on disk only: whether there was room for its key, and nothing to keep."""
         k: Key
         put: Put
         c: CacheP = self.c
-        s: ShardP
-        i: uint32_t
-        e: EntryP
         kp: U8CP = cython.cast(U8CP, PyBytes_AS_STRING(key))
         if not key_from(kp, len(key), cython.address(k)):
             return False
@@ -245,22 +242,12 @@ class Recall(Spill):
         put.codec = codec
         put.flags = F_ON_DISK | (F_TABLE if table else 0)
         put.expires = ticks_of(c, ttl)
+        put.only_new = only_new
         put.segment, put.offset, put.disk_bytes = place
         put.body = cython.cast(uint64_t, disk_key_new(c, kp, cython.cast(uint32_t, len(key))))
         if put.body == 0:
             return False
-        self._link(cython.address(k), cython.address(put))
-        s = shard_of(c, k.hash)
-        mutex_lock(cython.address(s.lock))
-        i = table_find(c, s, cython.address(k))
-        if i:
-            e = entry_at(s, i)
-            s.sets -= 1
-            if e.state == E_DISK and e.queue != Q_DISK:
-                queue_drop(c, s, i)
-                queue_push(c, s, i, Q_DISK)
-        mutex_unlock(cython.address(s.lock))
-        return True
+        return self._link(cython.address(k), cython.address(put))
 
     def _moved(self, key: bytes, old, new):
         """The record of an entry lies elsewhere now: whether the entry was still at the old place."""

@@ -157,7 +157,7 @@ class Spill(Engine):
         rows = []
         for k in range(picked.count):
             e = cython.address(picked.entries[k])
-            left = (max(e.expires, tick) - tick) / 100 if e.expires else None
+            left = (max(e.expires, tick) - tick) / 100.0 if e.expires else None
             rows.append((number, picked.numbers[k], e.body, keys[k],
                          (e.kind, e.codec, e.state == E_LARGE, e.length, left), [payloads[k]]))
         try:

@@ -198,6 +198,49 @@ class Tier:
         self._account()
         return len(good)
 
+    def put(self, key: bytes, payload: memoryview, kind: int, codec: int, length: int,
+            left: float | None, only_new: bool) -> bool:
+        """Store what memory has no room for: whether that was done. Or MemoryLimitError."""
+        cache = self.cache
+        name = self._log_key(key)
+        room = None if self.disk_max is None else self.disk_max - 2 * self.log.segment_bytes
+        what = (f"a value of {format_bytes(length)}, {format_bytes(payload.nbytes)} compressed, is too large"
+                f" for memory_max={format_bytes(cache.memory_max)}, and")
+        if name is None:
+            raise MemoryLimitError(f"{what} its key cannot be written to disk: raise memory_max, or give it"
+                                   " a key that can be pickled")
+        if room is not None and payload.nbytes > room:
+            raise MemoryLimitError(f"{what} for disk_max={format_bytes(self.disk_max or 0)}, of which"
+                                   f" {format_bytes(max(room, 0))} can hold it: raise one of the two, or"
+                                   " split it")
+        meta = _META.pack(kind, codec, True, self._sums.get(codec, 0), length,
+                          0.0 if left is None else time.time() + left)
+        try:
+            with self.lock:
+                if only_new and cache._describe(key) is not None and cache._key_of_bytes(key) in cache:
+                    return False
+                (place,) = self._append([(name, meta, [payload])])
+                self._may_collect = False
+                try:
+                    done = cache._put_on_disk(key, place, kind, codec, True, length, left, only_new)
+                except BaseException:
+                    self.log.free(place, gone=True)
+                    raise
+                finally:
+                    self._may_collect = True
+                if not done:
+                    self.log.free(place, gone=True)
+                self.writebacks += 1
+                self._account()
+                return bool(done)
+        except SwapFileError as error:
+            if error.errno not in FULL:
+                raise
+            raise MemoryLimitError(f"{what} the disk under {self.log.directory} is full: free some of it,"
+                                   " or raise memory_max") from error
+        finally:
+            cache._drain()
+
     def _append(self, records: list[Any]) -> list[Location]:
         """Write; where disk_max is in the way, drop what was used longest ago, or collect garbage."""
         size = sum(len(key) + 64 + sum(len(part) for part in parts) for key, _, parts in records)
@@ -358,7 +401,7 @@ class Tier:
             if usable and key[0] == _KEY_OTHER:
                 usable = self._restore_other(key, place, kind, codec, table, length, expires, now)
             elif usable:
-                usable = cache._restore(key, place, kind, codec, table, length,
+                usable = cache._put_on_disk(key, place, kind, codec, table, length,
                                         expires - now if expires else None)
             if not usable:
                 self.log.free(place)
@@ -373,7 +416,7 @@ class Tier:
             raw = cache_bytes(self.cache, value)
         except Exception:
             return False
-        return bool(self.cache._restore(raw, place, kind, codec, table, length,
+        return bool(self.cache._put_on_disk(raw, place, kind, codec, table, length,
                                         expires - now if expires else None))
 
     def drop(self, key: Any, identity: tuple[int, int, int] | None = None) -> bool:

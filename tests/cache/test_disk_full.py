@@ -98,7 +98,7 @@ def test_garbage_on_a_full_disk_is_collected(small_disk, size, lossless):
     with Cache("2MiB", directory=small_disk, disk_max="64MiB", lossless=lossless, codec="raw") as cache:
         model = {}
         n = 0
-        while n < 60 * some and not fill(cache, model, range(n, n + some), size):
+        while n < 6_000_000 // size and not fill(cache, model, range(n, n + some), size):
             n += some
         disk = cache.stats()["disk_used_bytes"]
         assert 3 << 20 < disk <= 4 << 20

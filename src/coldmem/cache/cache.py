@@ -22,6 +22,7 @@ from collections.abc import (
 from types import TracebackType
 from typing import Any, Self
 
+from coldmem.cache.arguments import check_callable, check_flag, check_folder, check_ttl
 from coldmem.cache.core import MISSING
 from coldmem.cache.flight import Flight
 from coldmem.cache.loading import Loading
@@ -61,10 +62,11 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         Most bytes on disk, for a cache with `directory` or `path`; alone, it makes a disk tier in the
         default directory for temporary files. What does not fit is gone, least recently used first.
     directory : path, optional
-        Where the disk tier lies that ends with the cache.
+        Where the disk tier lies that ends with the cache. A folder that is missing is made, if the one
+        that it is to lie in is there.
     path : path, optional
-        Folder of a persistent cache: opening it again finds what was there. After a crash, all that was
-        flushed is there. Only open a folder that you trust: it may hold pickles.
+        Folder of a persistent cache, made likewise: opening it again finds what was there. After a
+        crash, all that was flushed is there. Only open a folder that you trust: it may hold pickles.
     ttl : float, optional
         Seconds that a value lives, unless `set` says otherwise.
     codec : str or Codec, default "auto"
@@ -113,12 +115,13 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         if memory < _MEMORY_LEAST:
             raise UsageError(f"memory_max={format_bytes(memory)}: a cache needs "
                              f"{format_bytes(_MEMORY_LEAST)} at least")
+        path, directory = check_folder("path", path), check_folder("directory", directory)
         if path is not None and directory is not None:
             raise UsageError("give path= (persistent) or directory= (it ends with the cache), not both")
-        if on_evict is not None and not callable(on_evict):
-            raise UsageError("on_evict= must be callable: it gets a key and a reason")
-        if ttl is not None and not (isinstance(ttl, int | float) and ttl > 0):
-            raise UsageError(f"ttl={ttl!r}: give seconds, more than 0, or None for no end")
+        if on_evict is not None:
+            check_callable("on_evict=, which gets a key and a reason,", on_evict)
+        check_ttl(ttl)
+        lossless = check_flag("lossless", lossless)
         own = None if isinstance(policy, str) else policy
         name = policy if isinstance(policy, str) else "external"
         if own is None and policy not in ("s3fifo", "lru"):
@@ -187,7 +190,7 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
             There is no room: the value takes more than half of `memory_max` and there is no disk for it,
             or the cache is lossless and full. What was there before is still there.
         UsageError
-            The value cannot be serialized.
+            The value cannot be serialized, or `ttl` is not a number of seconds.
         TypeError
             The key is not hashable.
         """

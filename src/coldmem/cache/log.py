@@ -63,8 +63,8 @@ class Log(LogBase):
     Parameters
     ----------
     directory : path or None
-        Persistent: the folder, made if missing. Otherwise: where files without a name are made; None
-        for the swap file's default.
+        Persistent: the folder. Otherwise: where files without a name are made; None for the swap file's
+        default. Made if it is missing and its parent is not.
     disk_max : int or None
         Bytes that all files together may take. A part (one segment) is kept free for collecting.
     persistent : bool

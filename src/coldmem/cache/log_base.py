@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from coldmem.cache.log_folder import Folder, open_segment_file
+from coldmem.cache.log_folder import Folder, check_directory, open_segment_file
 from coldmem.cache.log_record import (
     HEAD,
     HEAD_BYTES,
@@ -83,6 +83,8 @@ class LogBase:
         if disk_max is not None:
             segment_bytes = max(SEGMENT_BYTES_MIN, min(segment_bytes, disk_max // 8 & ~4095))
         self.directory = os.fspath(directory) if directory is not None else default_directory()
+        if not persistent:
+            check_directory(self.directory)
         self.disk_max = disk_max
         self.persistent = persistent
         self.closed = False

@@ -267,7 +267,7 @@ class Writer(Dropper):
         return self._link(k, cython.address(put))
 
     def _packed(self, k, src, w, number, nbytes):
-        """All of a value as it goes to disk, the table of its chunks and these, and the bytes of that."""
+        """All of a value as it goes to disk: the table of its chunks, and these. How many bytes."""
         c: CacheP = self.c
         chunk: uint32_t
         n: uint32_t

@@ -447,10 +447,6 @@ class Engine(Writer):
             **total,
         }
 
-    def _small_shares(self):
-        """Per shard, the share of the small queue of S3-FIFO."""
-        return [self.c.shards[i].share / 1024 for i in range(self._shards())]
-
     def check_valid(self):
         """Look whether all structures agree.
 

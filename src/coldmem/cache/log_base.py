@@ -40,7 +40,7 @@ from coldmem.cache.log_record import (
 from coldmem.cache.log_run import GATHER_BYTES, PADDING, Run
 from coldmem.cache.segment import Files, Location, Segment, write_all
 from coldmem.errors import ClosedError, MemoryLimitError, SwapFileError, UsageError
-from coldmem.linux.file import open_unnamed, punch
+from coldmem.linux.file import open_unnamed
 from coldmem.units import format_bytes
 from coldmem.zswap.checksum import checksum_of
 from coldmem.zswap.swapdir import default_directory, reason
@@ -55,7 +55,6 @@ SEGMENT_BYTES_MAX = 1 << 30
 # Segments grow with the log, so that it holds this many descriptors or little more.
 DESCRIPTORS = 128
 PUNCH_BYTES = 64 << 10  # a dead record of at least this gives its disk space back at once
-PAGE = 4 << 10
 _DEATHS_IN_RECORD = 1 << 14
 # What the system says when the disk takes no more.
 FULL: frozenset[int | None] = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -172,29 +171,9 @@ class LogBase:
                 segment not in self._heads or 2 * segment.size >= self._segment_bytes):
             self._drop_locked(segment)
         elif location.nbytes >= PUNCH_BYTES and segment.fd >= 0:
-            given = punch_pages(segment, location.offset, location.offset + location.nbytes)
+            given = segment.punch(location.offset, location.offset + location.nbytes)
             segment.punched += given
             self._used_bytes -= given
-
-    def _punch_dead_locked(self, segment: Segment) -> None:
-        """Give back the disk space of what is dead in a segment of a log that is not persistent."""
-        if segment.punched_as == (segment.live_count, segment.size):
-            return
-        segment.punched_as = segment.live_count, segment.size
-        punched = 0
-        first = None  # of dead records, one after the other
-        for offset in segment.offsets:
-            if offset & 1:
-                first = offset & ~1 if first is None else first
-            elif first is not None:
-                punched += punch_pages(segment, first, offset)
-                first = None
-        if first is not None:
-            punched += punch_pages(segment, first, segment.size)
-        # All that was given back before is a part of it, unless the system refuses suddenly.
-        if punched > segment.punched:
-            self._used_bytes -= punched - segment.punched
-            segment.punched = punched
 
     def _lose(self, segment: Segment, offset: int) -> None:
         """A record that lives but cannot be read: it counts as damaged, and dead."""
@@ -507,10 +486,3 @@ class LogBase:
     def _unreadable(self, error: OSError) -> SwapFileError:
         return SwapFileError(f"cannot read the cache's files in {self.directory}: {reason(error)}",
                              errno=error.errno)
-
-
-def punch_pages(segment: Segment, first: int, end: int) -> int:
-    """Give back whole pages between two offsets; bytes."""
-    first = -(-first // PAGE) * PAGE
-    end = end // PAGE * PAGE
-    return end - first if end > first and punch(segment.fd, first, end - first) else 0

@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from coldmem.cache.log_base import FULL, PAGE, LogBase, punch_pages
+from coldmem.cache.log_base import FULL, LogBase
 from coldmem.cache.log_record import Head, Kind, Window, payload_sum, read_head
-from coldmem.cache.segment import Location, Segment
+from coldmem.cache.segment import PAGE, Location, Segment
 from coldmem.errors import MemoryLimitError, SwapFileError
 
 Moved = Callable[[bytes, Location, Location], bool]
@@ -83,10 +83,13 @@ def _punch_all(log: LogBase) -> int:
     for segment in list(log._segments.values()):
         with log._lock:
             log._settle_locked()
-            if not segment.dropped:
-                given -= segment.punched
-                log._punch_dead_locked(segment)
-                given += segment.punched
+            given += _punch_locked(log, segment)
+    return given
+
+
+def _punch_locked(log: LogBase, segment: Segment) -> int:
+    given = 0 if segment.dropped else segment.punch_dead()
+    log._used_bytes -= given
     return given
 
 
@@ -116,7 +119,7 @@ def _empty(log: LogBase, victim: Segment, moved: Moved, stepwise: bool) -> int:
 
     With `stepwise`, what was moved is given back after each step. Or SwapFileError, MemoryLimitError.
     """
-    won = -victim.punched
+    won = 0
     step, move = (_STEP_FULL, _move_and_punch) if stepwise else (_STEP, _move)
     window = Window(log._io, victim.fd, _STEP)
     batch: _Batch = []
@@ -145,9 +148,8 @@ def _empty(log: LogBase, victim: Segment, moved: Moved, stepwise: bool) -> int:
         if stepwise:
             with log._lock:
                 log._settle_locked()
-                if not victim.dropped:
-                    log._punch_dead_locked(victim)  # and count what was given back
-    return won + victim.punched
+                won += _punch_locked(log, victim)  # counts what was given back before, too
+    return won
 
 
 def _delete(log: LogBase, victim: Segment) -> int:
@@ -189,7 +191,7 @@ def _move_and_punch(log: LogBase, victim: Segment, batch: _Batch, moved: Moved, 
         return (_move_and_punch(log, victim, batch[:half], moved, None)
                 + _move_and_punch(log, victim, batch[half:], moved, None))
     offset, head, _payload = batch[-1]
-    punch_pages(victim, batch[0][0] // PAGE * PAGE, offset + head.nbytes)  # all before has moved or died
+    victim.punch(batch[0][0] // PAGE * PAGE, offset + head.nbytes)  # all before it has moved or died
     return copied
 
 

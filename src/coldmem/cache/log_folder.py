@@ -174,7 +174,8 @@ def check_directory(path: str) -> None:
     except OSError as error:
         if isinstance(error, SwapFileError):
             raise
-        raise SwapFileError(f"cannot use {path} for a cache: {reason(error)}", errno=error.errno) from error
+        raise SwapFileError(f"cannot use {path} for a cache: {reason(error)}",
+                            errno=error.errno) from error
 
 
 def open_segment_file(path: str, new: bool) -> int:

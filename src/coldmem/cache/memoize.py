@@ -99,8 +99,9 @@ def memoize(
     Raises
     ------
     UsageError
-        `ttl`, `typed` or `key` is not what it must be. On decorating: the function has no name of its own (a lambda, a `functools.partial`) and there
-        is no `key`, or it cannot be kept (a generator, a bound method, a staticmethod object).
+        `ttl`, `typed` or `key` is not what it must be. On decorating: the function has no name of its
+        own (a lambda, a `functools.partial`) and there is no `key`, or it cannot be kept (a generator, a
+        bound method, a staticmethod object).
     UnhashableKeyError
         On calling: an argument cannot be hashed.
     """

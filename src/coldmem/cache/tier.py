@@ -138,7 +138,8 @@ class Tier:
                                    f" {self.log.directory}: free some of it, delete entries, or raise"
                                    " memory_max") from error
         except MemoryLimitError as error:
-            raise MemoryLimitError(f"{cache._memory_is_full()}, and {format_bytes(self.log.used_bytes)} of"
+            used = format_bytes(self.log.used_bytes)
+            raise MemoryLimitError(f"{cache._memory_is_full()}, and {used} of"
                                    f" disk_max={format_bytes(self.disk_max or 0)}, of which a part is"
                                    " kept free to work in: delete entries, or raise disk_max or"
                                    " memory_max") from error
@@ -183,7 +184,7 @@ class Tier:
     def _write(self, rows: Sequence[tuple[Any, ...]], leave: bool) -> int:
         """Write what the engine has given us, and tell it where it is: how many. `lock` is held.
 
-        Between its giving and our telling, no record may be moved and no tombstone written.
+        Nothing may be collected between writing and telling, nor a tombstone written since the giving.
         """
         cache = self.cache
         good, bad, records = self._records(rows)
@@ -204,11 +205,11 @@ class Tier:
         cache = self.cache
         name = self._log_key(key)
         room = None if self.disk_max is None else self.disk_max - 2 * self.log.segment_bytes
-        what = (f"a value of {format_bytes(length)}, {format_bytes(payload.nbytes)} compressed, is too large"
-                f" for memory_max={format_bytes(cache.memory_max)}, and")
+        what = (f"a value of {format_bytes(length)}, {format_bytes(payload.nbytes)} compressed, is too"
+                f" large for memory_max={format_bytes(cache.memory_max)}, and")
         if name is None:
-            raise MemoryLimitError(f"{what} its key cannot be written to disk: raise memory_max, or give it"
-                                   " a key that can be pickled")
+            raise MemoryLimitError(f"{what} its key cannot be written to disk: raise memory_max, or give"
+                                   " it a key that can be pickled")
         if room is not None and payload.nbytes > room:
             raise MemoryLimitError(f"{what} for disk_max={format_bytes(self.disk_max or 0)}, of which"
                                    f" {format_bytes(max(room, 0))} can hold it: raise one of the two, or"
@@ -222,6 +223,7 @@ class Tier:
                 (place,) = self._append([(name, meta, [payload])])
                 self._may_collect = False
                 try:
+                    # It finds no room only where no older value of the key is, that would be lost now.
                     done = cache._put_on_disk(key, place, kind, codec, True, length, left, only_new)
                 except BaseException:
                     self.log.free(place, gone=True)
@@ -230,14 +232,16 @@ class Tier:
                     self._may_collect = True
                 if not done:
                     self.log.free(place, gone=True)
+                    if not only_new:
+                        raise MemoryError("no memory for the key of a value")
                 self.writebacks += 1
                 self._account()
                 return bool(done)
         except SwapFileError as error:
             if error.errno not in FULL:
                 raise
-            raise MemoryLimitError(f"{what} the disk under {self.log.directory} is full: free some of it,"
-                                   " or raise memory_max") from error
+            raise MemoryLimitError(f"{what} the disk under {self.log.directory} is full: free some of"
+                                   " it, or raise memory_max") from error
         finally:
             cache._drain()
 

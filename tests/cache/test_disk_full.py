@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -71,7 +72,9 @@ def test_a_full_disk_refuses_where_nothing_may_be_lost(small_disk):
         model = {}
         refused = fill(cache, model, range(1500))
         assert len(refused) > 200
-        assert all(says_full(error) for error in refused), refused[0]
+        assert all(isinstance(error, MemoryLimitError) and says_full(error) for error in refused)
+        assert "of memory_max=1.0 MiB" in str(refused[0])
+        assert "free some of it" in str(refused[0])
         assert len(model) > 800
         for _ in range(2):
             assert dict(cache) == model
@@ -84,6 +87,74 @@ def test_a_full_disk_refuses_where_nothing_may_be_lost(small_disk):
         assert len(fill(cache, model, range(3000, 3100))) < 100  # there is room again
         assert dict(cache) == model
         cache.check_valid()
+
+
+@pytest.mark.parametrize("size", [300, 4000, 60_000])
+@pytest.mark.parametrize("lossless", [True, False])
+def test_garbage_on_a_full_disk_is_collected(small_disk, size, lossless):
+    """disk_max is far away. What was deleted here and there makes room, again and again."""
+    pick = random.Random(size)
+    some = 100_000 // size
+    with Cache("2MiB", directory=small_disk, disk_max="64MiB", lossless=lossless, codec="raw") as cache:
+        model = {}
+        n = 0
+        while n < 6_000_000 // size and not fill(cache, model, range(n, n + some), size):
+            n += some
+        disk = cache.stats()["disk_used_bytes"]
+        assert 3 << 20 < disk <= 4 << 20
+        for turn in range(1, 6):
+            gone = pick.sample(sorted(set(cache)), len(cache) // 3)
+            for key in gone:
+                del cache[key]
+                model.pop(key)
+            wanted = len(gone) * 2 // 3
+            refused = fill(cache, model, range(turn * 100_000, turn * 100_000 + wanted), size)
+            assert refused == []
+            cache.check_valid()
+            if lossless:
+                assert dict(cache) == model
+            else:  # what was on disk may have gone for what is new, that is all
+                for key in set(cache):
+                    assert cache.get(key) in (None, model[key])
+                assert len(cache) > 4000 or size > 300
+        assert cache.stats()["corrupt"] == 0
+        model = dict(cache) if lossless else {}
+        for _ in range(3):  # replaced, each key several times
+            refused = fill(cache, model, sorted(set(cache))[::2], size, seed=7)
+            if lossless:
+                assert len(refused) < len(model) // 4
+                assert dict(cache) == model
+        cache.check_valid()
+
+
+def test_a_full_disk_under_a_persistent_cache_that_loses_nothing(small_disk, tmp_path_factory):
+    """What is deleted is gone, what is refused is as before; there is room when the disk has some."""
+    pick = random.Random(3)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(2 << 20))
+    options = {"disk_max": "8MiB", "lossless": True, "codec": "raw"}
+    with Cache("1MiB", path=small_disk / "c", **options) as cache:
+        model = {}
+        while not fill(cache, model, range(len(model), len(model) + 50)):
+            pass
+        for turn in range(1, 4):
+            for key in pick.sample(sorted(model), len(model) // 3):
+                del cache[key]
+                del model[key]
+            assert dict(cache) == model
+            refused = fill(cache, model, range(turn * 1000, turn * 1000 + 100))
+            assert all(isinstance(error, MemoryLimitError) and says_full(error) for error in refused)
+            assert dict(cache) == model
+            cache.check_valid()
+        ballast.unlink()
+        assert fill(cache, model, range(9000, 9100)) == []
+        cache.flush()
+        assert dict(cache) == model
+        copy = shutil.copytree(small_disk / "c", tmp_path_factory.mktemp("killed") / "c")
+        with Cache("1MiB", path=copy, **options) as killed:
+            assert dict(killed) == model
+    with Cache("1MiB", path=small_disk / "c", **options) as cache:
+        assert dict(cache) == model
 
 
 def test_a_full_disk_under_a_persistent_cache(small_disk):

@@ -71,6 +71,15 @@ def test_a_set_begins_a_new_life(cache):
     assert cache["k"] == b"3"
 
 
+def test_parts_of_a_second_count(tmp_path):
+    with Cache("4MiB", path=tmp_path / "c") as cache:
+        for n in range(10):
+            cache.set(n, b"x", ttl=3600 + n / 10)
+        assert cache.remaining_ttl(9) - cache.remaining_ttl(0) > 0.5
+    with Cache("4MiB", path=tmp_path / "c") as cache:
+        assert cache.remaining_ttl(9) - cache.remaining_ttl(0) > 0.5
+
+
 def test_a_get_does_not_prolong_a_life(cache):
     cache.set("k", b"1", ttl=10)
     pass_time(cache, 8)
@@ -352,9 +361,11 @@ def test_a_lossless_cache_refuses_and_loses_nothing(tmp_path, disk):
         for n in range(50):
             cache["new", n] = model["new", n] = noise(4000, n)
         assert dict(cache) == model
-        with pytest.raises(MemoryLimitError, match="memory_max"):
+        with pytest.raises(MemoryLimitError) as caught:
             cache["large"] = noise(9 * MB)
         assert "large" not in cache
+        assert "memory_max=2.0 MiB" in str(caught.value)
+        assert ("disk_max=3.0 MiB" if disk else "(disk_max=)") in str(caught.value)
         cache.check_valid()
 
 

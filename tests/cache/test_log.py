@@ -358,8 +358,8 @@ def test_another_format_and_a_damaged_one(make, tmp_path):
 
 
 def test_a_directory_that_cannot_be_used(tmp_path):
-    with pytest.raises(SwapFileError, match="no such directory") as caught:
-        Log(tmp_path / "no", disk_max=None, persistent=False).append([(b"k", b"", [b"v"])])
+    with pytest.raises(SwapFileError, match=f"there is no {tmp_path / 'no'}; make that") as caught:
+        Log(tmp_path / "no" / "x", disk_max=None, persistent=False)
     assert caught.value.errno == errno.ENOENT
     (tmp_path / "file").write_text("")
     with pytest.raises(SwapFileError):

@@ -94,6 +94,23 @@ def written(folder):
     return segment, versions, newest, sorted(places.values(), key=lambda place: place.offset)
 
 
+def test_what_was_freed_as_gone_is_not_back(tmp_path):
+    """After the next flush; what was only freed may be."""
+    for gone in (False, True):
+        log = open_log(tmp_path / str(gone))
+        (old, _) = log.append([(b"key", b"", [b"old"]), (b"stays", b"", [b"s"])])
+        log.flush()
+        log.free(old, gone)
+        log.flush()
+        written = log.stats()["written_bytes"]
+        log.flush()
+        assert log.stats()["written_bytes"] == written
+        crash(log)
+        log = open_log(tmp_path / str(gone))
+        assert content(log) == {b"stays": b"s"} if gone else {b"stays": b"s", b"key": b"old"}
+        log.close()
+
+
 # -- damage ----------------------------------------------------------------------------------------
 def test_cut_off_at_every_byte(tmp_path):
     segment, versions, newest, places = written(tmp_path / "log")

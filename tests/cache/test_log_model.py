@@ -23,7 +23,8 @@ class LogModel(RuleBasedStateMachine):
     """`entries`: key -> (meta, payload, location), as a cache has it.
 
     A crash drops the log without closing it: files are then as a killed process leaves them. What
-    was only freed (evicted) may be back after a crash, as it was or not at all.
+    was only freed (evicted) may be back after a crash, as it was or not at all; what was freed as gone
+    is not, after a flush.
     """
 
     @initialize(persistent=st.booleans(), disk_max=st.sampled_from([None, 100_000]))
@@ -32,6 +33,7 @@ class LogModel(RuleBasedStateMachine):
         self.options = {"disk_max": disk_max, "persistent": persistent, "segment_bytes": 4096}
         self.entries = {}
         self.evicted = {}  # key -> (meta, payload): may come back by a crash
+        self.gone = set()  # keys of these that may not after the next flush
         self.log = Log(self.folder / "log" if persistent else self.folder, **self.options)
 
     def teardown(self):
@@ -39,9 +41,9 @@ class LogModel(RuleBasedStateMachine):
             self.log.close()
             shutil.rmtree(self.folder)
 
-    def forget(self, key):
+    def forget(self, key, gone=False):
         *_, location = self.entries.pop(key)
-        self.log.free(location)
+        self.log.free(location, gone)
 
     @rule(records=RECORDS, split=st.integers(0, 30))
     def append(self, records, split):
@@ -70,12 +72,14 @@ class LogModel(RuleBasedStateMachine):
         if not tell_first:
             self.log.remove(keys)
 
-    @rule(keys=st.lists(KEYS, max_size=8, unique=True))
-    def evict(self, keys):
-        for key in keys:
-            if key in self.entries:
-                self.evicted[key] = self.entries[key][:2]
-                self.forget(key)
+    @rule(share=st.integers(1, 3), gone=st.booleans(), flush=st.booleans())
+    def evict(self, share, gone, flush):
+        for key in list(self.entries)[::share]:
+            self.evicted[key] = self.entries[key][:2]
+            self.forget(key, gone)
+            (self.gone.add if gone else self.gone.discard)(key)
+        if flush:
+            self.flush()
 
     @rule(want=st.one_of(st.none(), st.integers(0, 50_000)), dying=st.sets(KEYS, max_size=3))
     def collect(self, want, dying):
@@ -101,6 +105,9 @@ class LogModel(RuleBasedStateMachine):
     @rule()
     def flush(self):
         self.log.flush()
+        for key in self.gone:
+            self.evicted.pop(key, None)
+        self.gone.clear()
 
     @precondition(lambda self: self.options["persistent"])
     @rule(crash=st.booleans())
@@ -121,6 +128,7 @@ class LogModel(RuleBasedStateMachine):
         more = {key: (meta, payload) for key, meta, payload in new - old}
         assert more.items() <= (self.evicted.items() if crash else {}.items())
         self.evicted = {key: entry for key, entry in self.evicted.items() if key not in more}
+        self.gone.clear()  # the log that was told of them is no more
         if not crash:
             self.evicted.clear()
         assert self.log.stats()["damaged"] == 0

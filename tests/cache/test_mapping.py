@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 from cache_data import KINDS, make_cache, noise, text
 
-from coldmem import Cache
 from coldmem.errors import ClosedError, UsageError
 
 SIZES = [0, 1, 100, 4095, 4096, 4097, 65535, 65536, 65537, 1 << 20, (20 << 20) + 3]
@@ -409,34 +408,3 @@ def test_a_cache_that_is_dropped_leaves_nothing(tmp_path, kind):
     assert files() == []
     if kind != "persistent":
         assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"memory_max": 1000},
-        {"memory_max": "many"},
-        {"memory_max": -1},
-        {"disk_max": "x"},
-        {"codec": "nope"},
-        {"policy": "best"},
-        {"on_evict": 5},
-        {"path": "/tmp/a", "directory": "/tmp/b"},
-        {"ttl": "soon"},
-        {"ttl": -1},
-        {"ttl": float("nan")},
-        {"disk_max": 0},
-        {"disk_max": 10},
-    ],
-)
-def test_bad_arguments(options):
-    with pytest.raises(UsageError):
-        Cache(**({"memory_max": "8MiB"} | options))
-
-
-@pytest.mark.parametrize("ttl", [0, -1, -0.5, float("nan"), "x", float("-inf")])
-def test_a_bad_ttl(cache, ttl):
-    cache["k"] = b"old"
-    with pytest.raises((UsageError, TypeError)):
-        cache.set("k", b"new", ttl=ttl)
-    assert cache["k"] == b"old"

@@ -27,9 +27,11 @@ cdef bint body_key(CacheC *c, Entry *e, Key *key) noexcept nogil
 cdef uint64_t entry_weight(CacheC *c, Entry *e) noexcept nogil
 cdef uint64_t entry_length(Entry *e) noexcept nogil
 cdef uint64_t entry_stored(CacheC *c, Entry *e) noexcept nogil
-# Forget what the entry holds in memory, and its place on disk unless `keep_place`; it must be in no
-# queue. Shard lock held. A pinned Body is left to its last reader.
-cdef void entry_empty(CacheC *c, Shard *s, Entry *e, bint keep_place) noexcept nogil
+# Forget what the entry holds in memory; it must be in no queue. Shard lock held. A pinned Body is left
+# to its last reader.
+cdef void entry_empty(CacheC *c, Shard *s, Entry *e) noexcept nogil
+# Forget the place on disk that the entry has. Shard lock held. EV_GONE: nothing newer of its key is there
+# or follows, so what lies there must not be back later.
+cdef void place_drop(CacheC *c, Shard *s, Entry *e, uint32_t event) noexcept nogil
 cdef void event_put(CacheC *c, uint32_t event, Entry *e) noexcept nogil
-cdef void place_put(CacheC *c, uint32_t segment, uint32_t offset, uint32_t nbytes) noexcept nogil
 cdef void _event(CacheC *c, uint32_t event, const uint8_t *data, uint32_t n) noexcept nogil

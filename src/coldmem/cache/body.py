@@ -19,7 +19,6 @@ from cython.cimports.coldmem.cache.state import (
     E_DISK,
     E_LARGE,
     E_SMALL,
-    EV_PLACE,
     F_PLACE,
     PIECE_BYTES,
     U8CP,
@@ -76,6 +75,7 @@ def body_make(c, key, key_bytes, length, chunks):
     b.pins = 0
     b.dead = 0
     b.length = length
+    b.serial = a64_fetch_add_rlx(cython.address(c.bodies), 1)
     b.stored = 0
     b.pieces = shape.pieces
     b.chunks = chunks
@@ -236,7 +236,7 @@ def entry_weight(c, e):
     return ENTRY_OVERHEAD + body_bytes(cython.cast(BodyP, e.body)) + cython.cast(BodyP, e.body).stored
 
 
-def entry_empty(c, s, e, keep_place):
+def entry_empty(c, s, e):
     b: BodyP
     hot_drop(c, s, e)
     s.original_bytes -= entry_length(e)
@@ -253,10 +253,16 @@ def entry_empty(c, s, e, keep_place):
         else:
             body_free(c, b)
     a64_fetch_add_rlx(cython.address(c.users[e.codec]), -1)
-    if not keep_place and e.flags & F_PLACE:
-        s.disk_bytes -= e.disk_bytes
-        place_put(c, e.segment, e.offset, e.disk_bytes)
-        e.flags &= ~F_PLACE
+
+
+def place_drop(c, s, e, event):
+    words: uint32_t[3]
+    words[0] = e.segment
+    words[1] = e.offset
+    words[2] = e.disk_bytes
+    _event(c, event, cython.cast(U8CP, words), 12)
+    s.disk_bytes -= e.disk_bytes
+    e.flags &= ~F_PLACE
 
 
 # -- events ----------------------------------------------------------------------------------------
@@ -304,10 +310,3 @@ def event_put(c, event, e):
         b = cython.cast(BodyP, e.body)
         _event(c, event, b.key, b.key_bytes)
 
-
-def place_put(c, segment, offset, nbytes):
-    words: uint32_t[3]
-    words[0] = segment
-    words[1] = offset
-    words[2] = nbytes
-    _event(c, EV_PLACE, cython.cast(U8CP, words), 12)

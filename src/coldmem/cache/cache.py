@@ -22,6 +22,7 @@ from collections.abc import (
 from types import TracebackType
 from typing import Any, Self
 
+from coldmem.cache.arguments import check_callable, check_flag, check_folder, check_ttl
 from coldmem.cache.core import MISSING
 from coldmem.cache.flight import Flight
 from coldmem.cache.loading import Loading
@@ -61,10 +62,11 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         Most bytes on disk, for a cache with `directory` or `path`; alone, it makes a disk tier in the
         default directory for temporary files. What does not fit is gone, least recently used first.
     directory : path, optional
-        Where the disk tier lies that ends with the cache.
+        Where the disk tier lies that ends with the cache. A folder that is missing is made, if the one
+        that it is to lie in is there.
     path : path, optional
-        Folder of a persistent cache: opening it again finds what was there. After a crash, all that was
-        flushed is there. Only open a folder that you trust: it may hold pickles.
+        Folder of a persistent cache, made likewise: opening it again finds what was there. After a
+        crash, all that was flushed is there. Only open a folder that you trust: it may hold pickles.
     ttl : float, optional
         Seconds that a value lives, unless `set` says otherwise.
     codec : str or Codec, default "auto"
@@ -113,12 +115,13 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         if memory < _MEMORY_LEAST:
             raise UsageError(f"memory_max={format_bytes(memory)}: a cache needs "
                              f"{format_bytes(_MEMORY_LEAST)} at least")
+        path, directory = check_folder("path", path), check_folder("directory", directory)
         if path is not None and directory is not None:
             raise UsageError("give path= (persistent) or directory= (it ends with the cache), not both")
-        if on_evict is not None and not callable(on_evict):
-            raise UsageError("on_evict= must be callable: it gets a key and a reason")
-        if ttl is not None and not (isinstance(ttl, int | float) and ttl > 0):
-            raise UsageError(f"ttl={ttl!r}: give seconds, more than 0, or None for no end")
+        if on_evict is not None:
+            check_callable("on_evict=, which gets a key and a reason,", on_evict)
+        check_ttl(ttl)
+        lossless = check_flag("lossless", lossless)
         own = None if isinstance(policy, str) else policy
         name = policy if isinstance(policy, str) else "external"
         if own is None and policy not in ("s3fifo", "lru"):
@@ -148,12 +151,12 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
             self._set_chooser(LockedPolicy(own))
         try:
             self._open_tier(path, directory, disk)
+            self._set_flags(self._tier is not None, lossless or own is not None, path is not None,
+                            on_evict is not None or own is not None)
             self._codecs = ValueCodecs(self, self._tier, codec)
         except BaseException:
             self._shut()
             raise
-        self._set_flags(self._tier is not None, lossless or own is not None, path is not None,
-                        on_evict is not None or own is not None)
         _caches.add(self)
 
     def _open_tier(self, path: Any, directory: Any, disk: int | None) -> None:
@@ -184,10 +187,10 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         Raises
         ------
         MemoryLimitError
-            There is no room: the value is larger than the cache, or the cache is lossless and full. What
-            was there before is still there.
+            There is no room: the value takes more than half of `memory_max` and there is no disk for it,
+            or the cache is lossless and full. What was there before is still there.
         UsageError
-            The value cannot be serialized.
+            The value cannot be serialized, or `ttl` is not a number of seconds.
         TypeError
             The key is not hashable.
         """
@@ -203,18 +206,15 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         if not self._delete(key):
             raise KeyError(key)
 
-    def _delete(self, key: Any) -> bool:
+    def _delete(self, key: Any, identity: tuple[int, int, int] | None = None) -> bool:
+        """Drop a key, if its value is still that one: whether it was there."""
         tier = self._tier
         if tier is None or not tier.persistent:
-            return bool(self._drop(key))
-        raw = self._bytes_of_key(key)
-        if raw is None:
-            return False
-        name = tier.names([raw])
-        if not self._drop(key):
-            return False
-        tier.remove(name)
-        return True
+            done = bool(self._drop(key, identity))
+        else:
+            done = tier.drop(key, identity)
+        self._drain()
+        return done
 
     def __iter__(self) -> Iterator[Any]:
         """Keys, in no particular order.
@@ -242,22 +242,11 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         """Remove `key`: its value, or `default`. Of several that pop a value, one gets it."""
         while (identity := self._identity(key)) is not None:
             value = self.get(key, MISSING)
-            if value is not MISSING and self._pop(key, identity):
+            if value is not MISSING and self._delete(key, identity):
                 return value
         if default is MISSING:
             raise KeyError(key)
         return default
-
-    def _pop(self, key: Any, identity: tuple[int, int, int]) -> bool:
-        tier = self._tier
-        if tier is None or not tier.persistent:
-            return bool(self._drop_if(key, identity))
-        raw = self._bytes_of_key(key)
-        names = [] if raw is None else tier.names([raw])
-        if not self._drop_if(key, identity):
-            return False
-        tier.remove(names)
-        return True
 
     def popitem(self) -> tuple[Any, Any]:
         """Remove any entry: its key and value. KeyError when there is none."""
@@ -282,11 +271,13 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         tier = self._tier
         if tier is None:
             self._clear()
+            self._drain()
             return
         with tier.lock:  # or what goes to disk meanwhile would go with the old log
             self._clear()
             tier.clear()
             self._codecs.save()
+        self._drain()
 
     # -- many ----------------------------------------------------------------------------------------
     def get_many(self, keys: Iterable[Any]) -> dict[Any, Any]:
@@ -327,16 +318,19 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
                     key = chooser.victim()
                 except LookupError:
                     break
-                if self._drop(key):
+                if self._delete(key):
                     self._evicted(key, "memory")
                 else:
                     chooser.removed(key)  # it had gone by itself
             if self._used() < before or self._compact():
                 return
-        raise MemoryLimitError(
-            f"no room for {need} bytes within memory_max={format_bytes(self.memory_max)}: raise "
-            "memory_max, delete something, or give the cache a disk tier (disk_max=)"
-        )
+        raise MemoryLimitError(f"{self._memory_is_full()}, and nothing may be evicted: delete entries,"
+                               " raise memory_max, or give the cache a disk tier (disk_max=)")
+
+    def _memory_is_full(self) -> str:
+        used = self._engine_stats()["memory_used_bytes"]
+        return (f"no room for another value: {format_bytes(used)} of"
+                f" memory_max={format_bytes(self.memory_max)} are used")
 
     def evict(self, nbytes: int | str) -> int:
         """Move about `nbytes` of the coldest values out of memory: to disk, without one for good.
@@ -359,18 +353,25 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         before = self._used()
         if not self.lossless:
             self._evict_from_ram(wanted)
+            self._drain()
         return max(before - self._used(), 0)
 
     def _from_disk(self, key: Any, place: tuple[int, int, int], stay: bool) -> Any:
         assert self._tier is not None
         return self._tier.load(key, place, stay)
 
+    def _straight_to_disk(self, key: bytes, payload: memoryview, kind: int, codec: int, length: int,
+                          left: float | None, only_new: bool) -> bool:
+        assert self._tier is not None
+        return self._tier.put(key, payload, kind, codec, length, left, only_new)
+
     def _load_value(self, kind: int, data: bytearray) -> Any:
         return load(kind, data, self._serializer)
 
-    def _free_places(self, places: list[tuple[int, int, int]]) -> None:
+    def _free_places(self, places: list[tuple[int, int, int]],
+                     gone: list[tuple[int, int, int]]) -> None:
         if self._tier is not None:
-            self._tier.free_places(places)
+            self._tier.free_places(places, gone)
 
     def _evicted(self, key: Any, reason: str) -> None:
         chooser = self._chooser()

@@ -15,6 +15,7 @@ cdef class Core:
     cdef dict others_by_number
     cdef int64_t next_other
     cdef object chooser         # a policy of the user's own, or None
+    cdef list heard             # keys that have gone, and why: `on_evict` has not been told yet
     cdef readonly bint closed
     cdef object _key(self, object key, Key *k, bint create)
     cdef int _note_other(self, object key, object number) except -1

@@ -27,6 +27,7 @@ from cython.cimports.coldmem.cache.state import (
     E_SMALL,
     EV_DISK,
     EV_EXPIRED,
+    EV_GONE,
     EV_MEMORY,
     EV_PLACE,
     EV_REMOVED,
@@ -98,6 +99,7 @@ class Engine(Writer):
         self.codecs = (None,) * CODECS_MAX
         self.others = {}
         self.others_by_number = {}
+        self.heard = []
         self.next_other = 1
         c.pool = self.pool.c
         c.memory_max = memory_max
@@ -310,7 +312,7 @@ class Engine(Writer):
         self._open()
         for i in range(self.c.shards_mask + 1):
             clear_shard(self.c, self.c.shards + i, EV_REMOVED)
-        self._drain()
+        self._settle()
 
     def remaining_ttl(self, key):
         """Seconds that `key` has left, None when it does not expire. KeyError when it is not there."""
@@ -330,7 +332,7 @@ class Engine(Writer):
         mutex_unlock(cython.address(s.lock))
         if i == 0 or (expires and expires <= tick):
             raise KeyError(key)
-        return (expires - tick) / 100 if expires else None
+        return (expires - tick) / 100.0 if expires else None
 
     def _shift_clock(self, seconds):
         """For tests: time goes on by so much."""
@@ -338,7 +340,14 @@ class Engine(Writer):
 
     # -- events ------------------------------------------------------------------------------------
     def _drain(self):
-        """Hear what has gone: free places on disk, forget numbers of keys, tell `on_evict`."""
+        """Hear what has gone, and tell `on_evict`, which may do anything: no lock may be held."""
+        self._settle()
+        heard, self.heard = self.heard, []
+        for key, reason in heard:
+            self._evicted(key, reason)
+
+    def _settle(self):
+        """Hear what has gone: free places on disk, forget numbers of keys; `_drain` is to follow."""
         c: CacheP = self.c
         data: bytes
         at: cython.Py_ssize_t = 0
@@ -346,7 +355,7 @@ class Engine(Writer):
         words: uint32_t[3]
         p: U8CP
         places = []
-        heard = []
+        gone = []
         if a64_load_rlx(cython.address(c.events_bytes)) == 0:
             return
         mutex_lock(cython.address(c.events_lock))
@@ -360,20 +369,18 @@ class Engine(Writer):
             event = p[at]
             memcpy(cython.address(n), p + at + 1, 4)
             at += 5
-            if event == EV_PLACE:
+            if event == EV_PLACE or event == EV_GONE:
                 memcpy(words, p + at, 12)
-                places.append((words[0], words[1], words[2]))
+                (gone if event == EV_GONE else places).append((words[0], words[1], words[2]))
             else:
                 key = self._key_of_bytes(data[at:at + n])
                 if p[at] == KEY_OTHER and key is not MISSING:
                     self._forget_other(key, key_object(p + at, n))
                 if key is not MISSING and event in REASONS:
-                    heard.append((key, REASONS[event]))
+                    self.heard.append((key, REASONS[event]))
             at += n
-        if places:
-            self._free_places(places)
-        for key, reason in heard:
-            self._evicted(key, reason)
+        if places or gone:
+            self._free_places(places, gone)
 
     def _forget_other(self, key, number):
         k: Key
@@ -391,12 +398,12 @@ class Engine(Writer):
 
     # -- room --------------------------------------------------------------------------------------
     def _evict_from_ram(self, need):
-        """Evict about `need` bytes for good: whether anything went."""
+        """Evict about `need` bytes for good: whether anything went. `_drain` is to follow."""
         n: uint64_t = need
         ok: cython.bint
         with cython.nogil:
             ok = room_make(self.c, n)
-        self._drain()
+        self._settle()
         return ok
 
     def _compact(self):
@@ -446,10 +453,6 @@ class Engine(Writer):
             "disk_live_bytes": disk,
             **total,
         }
-
-    def _small_shares(self):
-        """Per shard, the share of the small queue of S3-FIFO."""
-        return [self.c.shards[i].share / 1024 for i in range(self._shards())]
 
     def check_valid(self):
         """Look whether all structures agree.

@@ -17,7 +17,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import Future
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from coldmem.errors import UsageError
 
@@ -46,6 +46,33 @@ class _Call:
         self.landed: Future[_Outcome | None] = Future()
         # Running: somebody who waits on an event loop and is cancelled must not cancel it for all.
         self.landed.set_running_or_notify_cancel()
+
+
+class _Turn:
+    """One try to be the caller who loads: in it `other` is None, or the call of who does."""
+
+    __slots__ = ("_flight", "_key", "_outcome", "call", "other")
+
+    def __init__(self, flight: Flight, key: Hashable, sync: bool) -> None:
+        self._flight = flight
+        self._key = key
+        self._outcome: _Outcome | None = None
+        self.call = _Call(_Caller(threading.get_ident(), _task()), sync)
+
+    def landed(self, value: V) -> V:
+        """The load has given `value`, which it returns."""
+        self._outcome = _Outcome(value, None)
+        return value
+
+    def __enter__(self) -> Self:
+        self.other = self._flight._join(self._key, self.call)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, Exception):
+            self._outcome = _Outcome(None, error)
+        if self.other is None:
+            self._flight._land(self._key, self.call, self._outcome)
 
 
 class Flight:
@@ -77,50 +104,28 @@ class Flight:
         Exception
             What the load raised.
         """
-        caller = _Caller(threading.get_ident(), _task())
         while True:
-            call = _Call(caller, sync=True)
-            outcome = None
+            with _Turn(self, key, sync=True) as turn:
+                if turn.other is None:
+                    return turn.landed(load())
             try:
-                other = self._join(key, call)
-                if other is None:
-                    value = load()
-                    outcome = _Outcome(value, None)
-                    return value
-            except Exception as error:
-                outcome = _Outcome(None, error)
-                raise
+                theirs = turn.other.landed.result()
             finally:
-                self._land(key, call, outcome)
-            try:
-                theirs = other.landed.result()
-            finally:
-                self._leave(caller)
+                self._leave(turn.call.caller)
             if theirs is not None:
                 found: V = _unpack(theirs)
                 return found
 
     async def do_async(self, key: Hashable, load: Callable[[], Awaitable[V]]) -> V:
         """`Flight.do` for coroutines: awaits `load()`, or what another caller loads."""
-        caller = _Caller(threading.get_ident(), _task())
         while True:
-            call = _Call(caller, sync=False)
-            outcome = None
+            with _Turn(self, key, sync=False) as turn:
+                if turn.other is None:
+                    return turn.landed(await load())
             try:
-                other = self._join(key, call)
-                if other is None:
-                    value = await load()
-                    outcome = _Outcome(value, None)
-                    return value
-            except Exception as error:
-                outcome = _Outcome(None, error)
-                raise
+                theirs = await asyncio.wrap_future(turn.other.landed)
             finally:
-                self._land(key, call, outcome)
-            try:
-                theirs = await asyncio.wrap_future(other.landed)
-            finally:
-                self._leave(caller)
+                self._leave(turn.call.caller)
             if theirs is not None:
                 found: V = _unpack(theirs)
                 return found
@@ -136,10 +141,8 @@ class Flight:
             return other
 
     def _land(self, key: Hashable, call: _Call, outcome: _Outcome | None) -> None:
-        """End `call`, if it is that of `key`."""
+        """End `call`, which is that of `key`."""
         with self._lock:
-            if self._calls.get(key) is not call:
-                return
             del self._calls[key]
             call.flying = False
         call.landed.set_result(outcome)

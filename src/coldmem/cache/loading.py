@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeVar, cast
 
+from coldmem.cache.arguments import check_callable, check_ttl
 from coldmem.cache.core import MISSING
 from coldmem.cache.flight import Flight
 from coldmem.cache.memoize import Memoized, memoize
@@ -47,6 +48,8 @@ class Loading:
         Exception
             What the loader raised; nothing is stored then.
         """
+        check_callable("the loader", loader)
+        check_ttl(ttl)
         value = self.get(key, MISSING)
         if value is not MISSING:
             return cast(V, value)
@@ -73,6 +76,8 @@ class Loading:
         ttl : float, optional
             Seconds that the value lives.
         """
+        check_callable("the loader", loader)
+        check_ttl(ttl)
         value = self.get(key, MISSING)
         if value is not MISSING:
             return cast(V, value)

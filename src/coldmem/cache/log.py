@@ -5,8 +5,8 @@ Guarantees: `read` hands out what was appended under that location, or raises. A
 nothing half done, and the log goes on. A persistent log opens again after a crash at any moment with
 the newest flushed record of each key, or a newer one, and with no removed key, provided that
 
-- a key that is to be gone is given to `remove`. `free` alone only permits to forget a record: after a
-  crash it may be back, unless something newer of the key is on disk;
+- a key that is to be gone is given to `remove`, or its record to `free` with `gone`. `free` alone only
+  permits to forget a record: after a crash it may be back, unless something newer of the key is on disk;
 - `free` of a key's older record is called before `append` of the next or `remove`, or right after.
 
 Assumes: a disk that keeps what fdatasync has written; and that `collect` does not run between an
@@ -63,8 +63,8 @@ class Log(LogBase):
     Parameters
     ----------
     directory : path or None
-        Persistent: the folder, made if missing. Otherwise: where files without a name are made; None
-        for the swap file's default.
+        Persistent: the folder. Otherwise: where files without a name are made; None for the swap file's
+        default. Made if it is missing and its parent is not.
     disk_max : int or None
         Bytes that all files together may take. A part (one segment) is kept free for collecting.
     persistent : bool
@@ -179,6 +179,11 @@ class Log(LogBase):
         return self._live_bytes
 
     @property
+    def segment_bytes(self) -> int:
+        """Least size of a segment."""
+        return self._segment_bytes
+
+    @property
     def used_bytes(self) -> int:
         """Bytes that the segments take on disk."""
         self._settle()
@@ -189,8 +194,8 @@ class Log(LogBase):
         """Bytes of memory that the log takes (computed)."""
         return self._memory_bytes()
 
-    def collect(self, moved: Callable[[bytes, Location, Location], bool], want: int | None = None
-                ) -> int:
+    def collect(self, moved: Callable[[bytes, Location, Location], bool], want: int | None = None,
+                full: bool = False) -> int:
         """Move live records out of the segments with most garbage and delete these.
 
         Parameters
@@ -202,6 +207,8 @@ class Log(LogBase):
         want : int, optional
             Stop when so many bytes are given back. A segment is then worth it with 1/32 of garbage;
             without `want`, with 1/4.
+        full : bool
+            The file system takes no more: what it needs must be given back by what it does.
 
         Returns
         -------
@@ -213,7 +220,7 @@ class Log(LogBase):
         SwapFileError
             The system refused to read or write; each record is still at its last place.
         """
-        return log_collect.collect(self, moved, want)
+        return log_collect.collect(self, moved, want, full)
 
     def recover(self) -> Iterator[tuple[Location, bytes, bytes]]:
         """Location, key and meta of each live record; first thing to call on a folder that was used.
@@ -228,11 +235,25 @@ class Log(LogBase):
         return log_recover.recover(self)
 
     def flush(self) -> None:
-        """All that was appended and removed so far survives a power cut. Or SwapFileError."""
+        """All that was appended, removed and gone so far survives a power cut. Or SwapFileError."""
         with self._lock:
             self._check()
             if not self.persistent:
                 return
+            segments, changes = self._unsynced_locked()
+        self._sync(segments, changes)
+        if not self._gone:
+            return
+        with self._lock:
+            self._check()
+            self._settle_locked()
+            self._sync(*self._unsynced_locked())  # what came since
+            gone, self._gone = self._gone, False
+            try:
+                self._write_deaths_locked(None)
+            except BaseException:
+                self._gone = gone
+                raise
             segments, changes = self._unsynced_locked()
         self._sync(segments, changes)
 

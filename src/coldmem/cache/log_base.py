@@ -13,6 +13,7 @@ taken inside either. Methods whose names end in `_locked` need `_lock` held. Dea
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import threading
@@ -23,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from coldmem.cache.log_folder import Folder, open_segment_file
+from coldmem.cache.log_folder import Folder, check_directory, open_segment_file
 from coldmem.cache.log_record import (
     HEAD,
     HEAD_BYTES,
@@ -39,7 +40,7 @@ from coldmem.cache.log_record import (
 from coldmem.cache.log_run import GATHER_BYTES, PADDING, Run
 from coldmem.cache.segment import Files, Location, Segment, write_all
 from coldmem.errors import ClosedError, MemoryLimitError, SwapFileError, UsageError
-from coldmem.linux.file import open_unnamed, punch
+from coldmem.linux.file import open_unnamed
 from coldmem.units import format_bytes
 from coldmem.zswap.checksum import checksum_of
 from coldmem.zswap.swapdir import default_directory, reason
@@ -54,8 +55,9 @@ SEGMENT_BYTES_MAX = 1 << 30
 # Segments grow with the log, so that it holds this many descriptors or little more.
 DESCRIPTORS = 128
 PUNCH_BYTES = 64 << 10  # a dead record of at least this gives its disk space back at once
-_PAGE = 4 << 10
 _DEATHS_IN_RECORD = 1 << 14
+# What the system says when the disk takes no more.
+FULL: frozenset[int | None] = frozenset({errno.ENOSPC, errno.EDQUOT})
 # What a segment takes in memory beside its arrays: the object, the arrays' heads, its place in the
 # table (sys.getsizeof of each, rounded up).
 _SEGMENT_MEMORY = 768
@@ -80,6 +82,8 @@ class LogBase:
         if disk_max is not None:
             segment_bytes = max(SEGMENT_BYTES_MIN, min(segment_bytes, disk_max // 8 & ~4095))
         self.directory = os.fspath(directory) if directory is not None else default_directory()
+        if not persistent:
+            check_directory(self.directory)
         self.disk_max = disk_max
         self.persistent = persistent
         self.closed = False
@@ -107,6 +111,7 @@ class LogBase:
         self._damaged = 0
         self._notes = 0
         self._deaths = 0  # not yet written down
+        self._gone = False  # of these, some must be by the next flush
         self._ready = self._folder is None or not self._folder.segments()
 
     # -- checks and sums ---------------------------------------------------------------------------
@@ -128,12 +133,22 @@ class LogBase:
                 return
             self._kill_locked(location)
 
-    def free(self, location: Location) -> None:
-        """The record at `location` is dead. Nothing happens when it is so already."""
+    def free(self, location: Location, gone: bool = False) -> None:
+        """The record at `location` is dead. Nothing happens when it is so already.
+
+        With `gone`, it is certain after the next `flush`, without it only when something newer of its
+        key is.
+        """
         if os.getpid() != self._pid:
             return
         self._dead.append(location)
+        if gone:
+            self._gone = True  # after the append: who sees it here settles that, too
         self._settle()
+
+    def note_deaths(self) -> None:
+        """What died so far is certain after the next `flush`, as if it had been freed as gone."""
+        self._gone = True
 
     def _settle(self) -> None:
         """Account for what died, unless that would have to wait."""
@@ -156,11 +171,9 @@ class LogBase:
                 segment not in self._heads or 2 * segment.size >= self._segment_bytes):
             self._drop_locked(segment)
         elif location.nbytes >= PUNCH_BYTES and segment.fd >= 0:
-            first = -(-location.offset // _PAGE) * _PAGE
-            end = (location.offset + location.nbytes) // _PAGE * _PAGE
-            if punch(segment.fd, first, end - first):
-                segment.punched += end - first
-                self._used_bytes -= end - first
+            given = segment.punch(location.offset, location.offset + location.nbytes)
+            segment.punched += given
+            self._used_bytes -= given
 
     def _lose(self, segment: Segment, offset: int) -> None:
         """A record that lives but cannot be read: it counts as damaged, and dead."""
@@ -342,11 +355,10 @@ class LogBase:
         if segment.fd < 0:
             return
         try:
-            if run.new:
-                if segment.path:
-                    os.unlink(segment.path)
-            else:
-                os.ftruncate(segment.fd, run.start)
+            # Of a new one, too, which may stay open as long as the error that we are told of.
+            os.ftruncate(segment.fd, 0 if run.new else run.start)
+            if run.new and segment.path:
+                os.unlink(segment.path)
         except OSError:
             if not run.new:  # what comes after its size is not the log's; nobody appends there again
                 self._heads = [None if head is segment else head for head in self._heads]
@@ -390,7 +402,10 @@ class LogBase:
 
     def _write_deaths_locked(self, leave_out: Segment | None,
                              again: Iterable[tuple[int, array[int]]] = ()) -> None:
-        """Write down what died. Or SwapFileError, and nothing is changed."""
+        """Write down what died. Or SwapFileError, and nothing is changed.
+
+        What replaces it must be durable by now: else a power cut may leave the note alone.
+        """
         entries = self._death_entries_locked(leave_out, again)
         if entries:
             self._write_locked(entries, False, None)
@@ -437,6 +452,7 @@ class LogBase:
         if not dead:
             return 0
         before = self._used_bytes
+        self._sync(*self._unsynced_locked(dead))
         # One alone may leave its own deaths out. Of several, one may survive a power cut that
         # another does not.
         self._write_deaths_locked(dead[0] if len(dead) == 1 else None, self._notes_of(dead))

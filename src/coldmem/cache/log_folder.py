@@ -16,13 +16,14 @@ INDEX          where the live records are, as of a clean close; taken away at th
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from contextlib import suppress
 
 from coldmem.cache.segment import Files, write_all
 from coldmem.errors import CorruptDataError, SwapFileError, UsageError
-from coldmem.linux.file import lock_file, unlock_file
+from coldmem.linux.file import lock_file, open_unnamed, unlock_file
 from coldmem.zswap.checksum import checksum_of
 from coldmem.zswap.swapdir import reason
 
@@ -39,7 +40,7 @@ class Folder:
     Parameters
     ----------
     path : str
-        Made, for its owner alone, when it is missing.
+        Made, for its owner alone, when it is missing and its parent is not.
     files : Files
         To write with.
 
@@ -58,7 +59,7 @@ class Folder:
         self._files = files
         self._lock_fd = -1
         try:
-            os.makedirs(path, mode=0o700, exist_ok=True)
+            make_folder(path)
             names = set(os.listdir(path))
             if "FORMAT" not in names and names - {"LOCK", "FORMAT" + _NEW}:
                 raise UsageError(f"{path} is not the folder of a cache, and not empty: give path= a"
@@ -148,6 +149,33 @@ class Folder:
                 unlock_file(self._lock_fd)
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+
+def make_folder(path: str) -> None:
+    """Make a folder, for its owner alone, unless it is there. Or SwapFileError, OSError."""
+    if os.path.isdir(path):
+        return
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
+    except FileNotFoundError as error:
+        parent = os.path.dirname(path.rstrip("/")) or "."
+        raise SwapFileError(f"cannot make the folder {path} for a cache: there is no {parent}; make that"
+                            " first, or give another path", errno=error.errno) from None
+
+
+def check_directory(path: str) -> None:
+    """Make the folder if it is missing, and see that files can be made in it. Or SwapFileError."""
+    try:
+        make_folder(path)
+        os.close(open_unnamed(path))
+    except OSError as error:
+        if isinstance(error, SwapFileError):
+            raise
+        raise SwapFileError(f"cannot use {path} for a cache: {reason(error)}",
+                            errno=error.errno) from error
 
 
 def open_segment_file(path: str, new: bool) -> int:

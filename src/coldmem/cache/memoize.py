@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
+from coldmem.cache.arguments import check_callable, check_flag, check_ttl
 from coldmem.cache.flight import Flight
 from coldmem.errors import UnhashableKeyError, UsageError
 
@@ -98,11 +99,17 @@ def memoize(
     Raises
     ------
     UsageError
-        On decorating: the function has no name of its own (a lambda, a `functools.partial`) and there
-        is no `key`, or it cannot be kept (a generator, a bound method, a staticmethod object).
+        `ttl`, `typed` or `key` is not what it must be. On decorating: the function has no name of its
+        own (a lambda, a `functools.partial`) and there is no `key`, or it cannot be kept (a generator, a
+        bound method, a staticmethod object).
     UnhashableKeyError
         On calling: an argument cannot be hashed.
     """
+
+    check_ttl(ttl)
+    check_flag("typed", typed)
+    if key is not None:
+        check_callable("key=, which gets the arguments,", key)
 
     def decorate(function: Callable[P, R]) -> Memoized[P, R]:
         _check_function(function, key)

@@ -26,6 +26,7 @@ cdef struct Put:
     uint32_t offset
     uint32_t disk_bytes
     uint8_t only_new            # not in place of what is there
+    uint8_t too_large           # for memory
 
 ctypedef Put *PutP
 ctypedef Source *SourceP
@@ -43,12 +44,14 @@ cdef class Writer(Dropper):
                     bint only_new) except -1
     cdef int _store_large(self, Key *k, Source *src, Context *w, Put *put, uint32_t number,
                           const uint8_t *first, uint32_t stored) except -1
+    cdef bytes _packed(self, Key *k, Source *src, Context *w, uint32_t number, uint64_t *nbytes)
     # 1, or 0: something is there and `only_new` is set; what was put is freed.
     cdef int _link(self, Key *k, Put *put) except -1
     cdef int _replace(self, Shard *s, Entry *e, Put *put) except -1
     cdef int _free_put(self, Put *put) except -1
     cdef int _sample(self, const uint8_t *data, uint32_t n, uint32_t stored) except -1
     cdef int _room(self, uint64_t need) except -1
+    cdef object _too_large(self, uint64_t length)
 
 cdef const uint8_t *source_take(Source *src, uint32_t n, uint8_t *gather) noexcept nogil
 # Fill a fresh entry, or one that is in no queue, and count it. Shard lock held.

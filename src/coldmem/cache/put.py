@@ -15,6 +15,7 @@ from cython.cimports.coldmem.cache.body import (
     disk_key_free,
     entry_empty,
     entry_stored,
+    place_drop,
 )
 from cython.cimports.coldmem.cache.context import chunk_compress, context_get, context_put
 from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_number
@@ -26,6 +27,7 @@ from cython.cimports.coldmem.cache.state import (
     E_DISK,
     E_LARGE,
     E_SMALL,
+    EV_PLACE,
     F_OLD_PLACE,
     F_PLACE,
     KEY_ROOM,
@@ -34,6 +36,7 @@ from cython.cimports.coldmem.cache.state import (
     Q_MAIN,
     Q_NONE,
     U8CP,
+    U8P,
     Body,
     BodyP,
     CacheP,
@@ -63,6 +66,7 @@ from cython.cimports.coldmem.zsmalloc.core import (
 from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cython.cimports.cpython.bytes import (
     PyBytes_AS_STRING,
+    PyBytes_FromStringAndSize,
     PyBytes_GET_SIZE,
 )
 from cython.cimports.libc.stdint import int32_t, uint8_t, uint32_t, uint64_t
@@ -70,6 +74,7 @@ from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memset
 
 from coldmem.errors import CodecError, InvalidSizeError, MemoryLimitError
+from coldmem.units import format_bytes
 
 GIL_BYTES = cython.declare(uint32_t, 8192)  # up to here the GIL is kept
 RAW = cython.declare(uint32_t, 0x80000000)
@@ -183,7 +188,7 @@ class Writer(Dropper):
     def _drop_number(self, number):
         k: Key
         key_number(cython.address(k), KEY_OTHER, number)
-        self._forget(cython.address(k))
+        self._forget(cython.address(k), cython.NULL)
 
     def _store(self, k, src, kind, expires, only_new):
         c: CacheP = self.c
@@ -195,8 +200,11 @@ class Writer(Dropper):
         raw: cython.bint
         hint: uint64_t
         size: uint32_t
+        nbytes: uint64_t = 0
+        now: uint32_t
         p: U8CP
         result: U8CP = cython.NULL
+        packed = None
         if src.total > LENGTH_MAX:
             raise InvalidSizeError(
                 f"a value of {src.total} bytes: a cache takes up to {LENGTH_MAX}; split it")
@@ -241,13 +249,64 @@ class Writer(Dropper):
                 zs_write(c.pool, put.body, w.out - k.n - 1, size)
                 charge(c, HANDLE_BYTES, True)
             else:
-                self._store_large(k, src, w, cython.address(put), number, result,
-                                  cython.cast(uint32_t, stored) | (RAW if raw else 0))
+                try:
+                    self._store_large(k, src, w, cython.address(put), number, result,
+                                      cython.cast(uint32_t, stored) | (RAW if raw else 0))
+                except MemoryLimitError:
+                    if not put.too_large or a32_load_rlx(cython.address(c.have_disk)) == 0:
+                        raise
+                    put.codec = number
+                    packed = self._packed(k, src, w, number, cython.address(nbytes))
             # Before the context is given back: without it or a user, the codec may go.
             a64_fetch_add_rlx(cython.address(c.users[put.codec]), 1)
         finally:
             context_put(c, w)
+        if packed is not None:
+            now = now_tick(c)
+            key = bytes([k.kind]) + cython.cast(cython.p_char, k.data)[:k.n]
+            try:
+                return self._straight_to_disk(
+                    key, memoryview(packed)[:nbytes], kind, number, src.total,
+                    (max(expires, now + 1) - now) / 100.0 if expires else None, only_new)
+            finally:
+                a64_fetch_add_rlx(cython.address(c.users[number]), -1)
         return self._link(k, cython.address(put))
+
+    def _packed(self, k, src, w, number, nbytes):
+        """All of a value as it goes to disk: the table of its chunks, and these. How many bytes."""
+        c: CacheP = self.c
+        chunk: uint32_t
+        n: uint32_t
+        size: int32_t = 0
+        word: uint32_t
+        left: uint64_t = src.total
+        p: U8CP
+        result: U8CP = cython.NULL
+        out: U8P
+        chunks: uint32_t = cython.cast(uint32_t, max((left + CHUNK_BYTES - 1) // CHUNK_BYTES, 1))
+        at: uint64_t = 4 * cython.cast(uint64_t, chunks)
+        src.at = 0
+        src.offset = 0
+        # No codec makes a chunk larger. What is not written to takes no memory.
+        data = PyBytes_FromStringAndSize(cython.NULL, at + left)
+        out = cython.cast(U8P, PyBytes_AS_STRING(data))
+        with cython.nogil:
+            for chunk in range(chunks):
+                n = cython.cast(uint32_t, min(left, CHUNK_BYTES))
+                left -= n
+                p = source_take(src, n, w.gather)
+                size = chunk_compress(
+                    c, w, p, n, number, k.hash + (chunk >> 4), cython.address(result))
+                if size < 0:
+                    break
+                word = cython.cast(uint32_t, size) | (RAW if result == p else 0)
+                memcpy(out + 4 * cython.cast(uint64_t, chunk), cython.address(word), 4)
+                memcpy(out + at, result, size)
+                at += size
+        if size < 0:
+            raise CodecError("the codec failed to compress a value")
+        nbytes[0] = at
+        return data
 
     def _sample(self, data, n, stored):
         self.learnt_original += n
@@ -276,6 +335,9 @@ class Writer(Dropper):
             b = body_new(c, k, left, chunks)
             if b != cython.NULL:
                 break
+            put.too_large = 400 * cython.cast(uint64_t, chunks) > c.memory_max // 2
+            if put.too_large:
+                raise self._too_large(left)
             self._room(cython.sizeof(Body) + 400 * cython.cast(uint64_t, chunks) + k.n)
         try:
             while True:
@@ -289,10 +351,8 @@ class Writer(Dropper):
                     if ok:
                         break
                     if b.stored > c.memory_max // 2:
-                        raise MemoryLimitError(
-                            f"a value of {src.total} bytes takes more than half of the limit of "
-                            f"{c.memory_max} bytes: raise memory_max, or split it"
-                        )
+                        put.too_large = True
+                        raise self._too_large(src.total)
                     self._room(PIECE_BYTES * 16)
                 chunk += 1
                 if chunk == chunks:
@@ -313,6 +373,12 @@ class Writer(Dropper):
         put.codec = number
         put.body = cython.cast(uint64_t, b)
         return 0
+
+    def _too_large(self, length):
+        return MemoryLimitError(
+            f"a value of {format_bytes(length)} takes more than half of "
+            f"memory_max={format_bytes(self.c.memory_max)} once compressed: raise memory_max, split it, "
+            "or give the cache a disk tier (disk_max=)")
 
     def _link(self, k, put):
         """Put it under its key, in place of what is there."""
@@ -353,10 +419,10 @@ class Writer(Dropper):
             self._replace(s, e, put)
         entry_fill(c, s, e, k, put)
         s.sets += 1
-        if fresh:
-            queue_new(c, s, i, False)
-        elif put.state == E_DISK:
+        if put.state == E_DISK:
             queue_push(c, s, i, Q_DISK)
+        elif fresh:
+            queue_new(c, s, i, False)
         else:
             if queue in (Q_DISK, Q_NONE):
                 queue = Q_MAIN
@@ -373,7 +439,9 @@ class Writer(Dropper):
         """
         keep: cython.bint = (e.flags & F_PLACE != 0 and put.state != E_DISK
                              and a32_load_rlx(cython.address(self.c.keep_places)) != 0)
-        entry_empty(self.c, s, e, keep)
+        if e.flags & F_PLACE and not keep:
+            place_drop(self.c, s, e, EV_PLACE)
+        entry_empty(self.c, s, e)
         if keep:
             put.segment = e.segment
             put.offset = e.offset
@@ -403,8 +471,8 @@ class Writer(Dropper):
             ok = room_make(c, need)
         if not ok:
             raise MemoryLimitError(
-                f"no room for {need} bytes within the limit of {c.memory_max} bytes: raise memory_max, "
-                "or set smaller values"
+                f"no room for a value within memory_max={format_bytes(c.memory_max)}, even if all else "
+                "is evicted: raise memory_max, or set smaller values"
             )
         return 0
 

@@ -15,6 +15,7 @@ from cython.cimports.coldmem.cache.body import (
     disk_key_new,
     entry_empty,
     entry_length,
+    place_drop,
 )
 from cython.cimports.coldmem.cache.context import chunk_decompress, context_get, context_put
 from cython.cimports.coldmem.cache.keys import key_from
@@ -33,10 +34,10 @@ from cython.cimports.coldmem.cache.state import (
     E_DISK,
     E_LARGE,
     E_SMALL,
+    EV_PLACE,
     F_ON_DISK,
     F_PLACE,
     F_TABLE,
-    Q_DISK,
     Q_MAIN,
     U8CP,
     U8P,
@@ -213,26 +214,26 @@ class Recall(Spill):
                 body_free(c, cython.cast(BodyP, put.body))
         else:
             queue_drop(c, s, i)
-            entry_empty(c, s, e, keep_place)
             if not keep_place:
+                if put.flags & F_PLACE:
+                    place_drop(c, s, e, EV_PLACE)
                 put.flags = 0
             elif put.flags & F_ON_DISK:
                 s.disk_bytes -= put.disk_bytes  # entry_fill counts it again
             a64_fetch_add_rlx(cython.address(c.users[put.codec]), 1)
+            entry_empty(c, s, e)
             entry_fill(c, s, e, cython.address(k), cython.address(put))
             queue_push(c, s, i, Q_MAIN)
             e.use = 0
         mutex_unlock(cython.address(s.lock))
         return i != 0
 
-    def _restore(self, key: bytes, place, kind, codec, table, length, ttl):
-        """An entry that lies on disk only, from a record of a log. False: no room for its key."""
+    def _put_on_disk(self, key: bytes, place, kind, codec, table, length, ttl,
+                     only_new: cython.bint = False):
+        """An entry that lies on disk only: whether there was room for its key, and nothing to keep."""
         k: Key
         put: Put
         c: CacheP = self.c
-        s: ShardP
-        i: uint32_t
-        e: EntryP
         kp: U8CP = cython.cast(U8CP, PyBytes_AS_STRING(key))
         if not key_from(kp, len(key), cython.address(k)):
             return False
@@ -243,23 +244,13 @@ class Recall(Spill):
         put.codec = codec
         put.flags = F_ON_DISK | (F_TABLE if table else 0)
         put.expires = ticks_of(c, ttl)
+        put.only_new = only_new
         put.segment, put.offset, put.disk_bytes = place
         put.body = cython.cast(uint64_t, disk_key_new(c, kp, cython.cast(uint32_t, len(key))))
         if put.body == 0:
             return False
         a64_fetch_add_rlx(cython.address(c.users[put.codec]), 1)
-        self._link(cython.address(k), cython.address(put))
-        s = shard_of(c, k.hash)
-        mutex_lock(cython.address(s.lock))
-        i = table_find(c, s, cython.address(k))
-        if i:
-            e = entry_at(s, i)
-            s.sets -= 1
-            if e.state == E_DISK and e.queue != Q_DISK:
-                queue_drop(c, s, i)
-                queue_push(c, s, i, Q_DISK)
-        mutex_unlock(cython.address(s.lock))
-        return True
+        return self._link(cython.address(k), cython.address(put))
 
     def _moved(self, key: bytes, old, new):
         """The record of an entry lies elsewhere now: whether the entry was still at the old place."""

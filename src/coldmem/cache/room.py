@@ -25,9 +25,10 @@ from cython.cimports.coldmem.zsmalloc.compact import zs_can_compact, zs_compact
 from cython.cimports.coldmem.zsmalloc.core import zs_used_bytes
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 
-from coldmem.errors import UsageError
+from coldmem.cache.arguments import check_ttl
 
 TICKS_PER_SECOND = 100
+TTL_MAX = 0xFFFFFFFF // 100  # seconds: more than a tick can say, so for ever
 TICK_NS = cython.declare(uint64_t, 10_000_000)
 VISIT = cython.declare(uint32_t, 8)  # entries that a shard loses in one hold of its lock
 WALK = cython.declare(uint32_t, 256)
@@ -46,10 +47,13 @@ def now_tick(c):
 
 def ticks_of(c, ttl):
     """The tick at which something expires that lives for `ttl` seconds, rounded up; 0: never."""
-    if ttl is None or ttl == float("inf"):
+    if ttl is None:
         return 0
-    if not ttl > 0:
-        raise UsageError(f"a time to live of {ttl!r} s: give more than 0, or None for no end")
+    if (type(ttl) is not int and type(ttl) is not float) or not ttl > 0:
+        check_ttl(ttl)
+        ttl = float(ttl)
+    if ttl > TTL_MAX:
+        return 0
     ticks = int(-(-ttl * TICKS_PER_SECOND // 1)) + now_tick(c)
     return ticks if ticks < 0xFFFFFFFF else 0
 

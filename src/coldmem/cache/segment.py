@@ -15,10 +15,13 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from coldmem.linux.file import punch
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 IOV_MAX = 1024  # Linux's limit of buffers in a call
+PAGE = 4 << 10
 
 
 class Location(NamedTuple):
@@ -108,8 +111,8 @@ class Segment:
     """
 
     __slots__ = ("birth", "broken", "busy", "deaths", "dropped", "fd", "live_bytes", "live_count",
-                 "note_bytes", "note_targets", "notes", "number", "offsets", "path", "punched", "salt",
-                 "size", "synced")
+                 "note_bytes", "note_targets", "notes", "number", "offsets", "path", "punched",
+                 "punched_as", "salt", "size", "synced")
 
     def __init__(self, number: int, salt: int, birth: int, path: str | None) -> None:
         self.number = number
@@ -120,6 +123,7 @@ class Segment:
         self.size = 0  # bytes up to where the next record would go
         self.synced = 0  # of them, bytes that are durable
         self.punched = 0  # of them, bytes whose disk space was given back
+        self.punched_as = (0, 0)  # what lived, and the size, when all that was dead was given back
         self.live_count = 0
         self.live_bytes = 0
         self.offsets = array("I")  # of records, rising; the lowest bit says that it is dead
@@ -135,6 +139,35 @@ class Segment:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def punch(self, first: int, end: int) -> int:
+        """Give back the disk space of the whole pages between two offsets; bytes."""
+        first = -(-first // PAGE) * PAGE
+        end = end // PAGE * PAGE
+        return end - first if end > first and punch(self.fd, first, end - first) else 0
+
+    def punch_dead(self) -> int:
+        """Give back, and count, the pages on which nothing lives: bytes since the last time.
+
+        Not for a log that is persistent, which needs what dead records say of older ones.
+        """
+        if self.punched_as == (self.live_count, self.size):
+            return 0
+        self.punched_as = self.live_count, self.size
+        before = self.punched
+        punched = 0
+        first = -1  # of dead records, one after the other
+        for offset in self.offsets:
+            if offset & 1:
+                first = offset & ~1 if first < 0 else first
+            elif first >= 0:
+                punched += self.punch(first, offset)
+                first = -1
+        if first >= 0:
+            punched += self.punch(first, self.size)
+        # What was given back before is a part of it, unless the system refuses suddenly.
+        self.punched = max(before, punched)
+        return self.punched - before
 
     def add_note(self, offset: int, target: int, nbytes: int) -> None:
         """A record at `offset` tells of deaths in segment `target`."""

@@ -1,5 +1,5 @@
 # To disk and back.
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from coldmem.cache.engine cimport Engine
 from coldmem.cache.state cimport Body, CacheC, Entry, Shard
@@ -19,8 +19,8 @@ cdef class Spill(Engine):
     cdef int _rows(self, uint32_t number, Picked *picked, list keys, list payloads,
                    list out) except -1
     cdef bytes _payload(self, Body *b)
-    cdef int _written(
-        self, Shard *s, Entry *e, uint32_t segment, uint32_t offset, uint32_t size) except -1
+    cdef int _place(self, Shard *s, Entry *e, uint32_t segment, uint32_t offset, uint32_t size,
+                    uint8_t flags) except -1
     cdef int _unpin(self, Shard *s, uint64_t body) except -1
 
 # Give up the memory of an entry that has a place on disk; it is in no queue. False: no memory for its key.

@@ -2,10 +2,11 @@
 
 The way to disk, as the kernel's writeback does it: the victim leaves its queue, its bytes are copied,
 the lock is dropped, the log writes, the lock is taken, and only if the entry still holds the same
-value is its memory given up. It can be found and read all the time; a write or delete in between makes
-the written record garbage.
+value is its memory given up. It can be found and read all the time.
 
-Guarantees: a value is in at least one place at every moment until it is evicted.
+Guarantees: a value is in at least one place at every moment until it is evicted. The place of an entry
+that has one is that of the newest record of its key.
+Assumes: between `_victims` or `_dirty` and `_commit` or `_abort` no other such pair, and no deletion.
 Locks: as core.py; one shard lock at a time. While a shard lock is held, nothing is made that Python's
 garbage collector tracks: a collection may run any code, give the GIL to a thread that waits for the
 lock, and never get it back. Bytes, numbers and a longer list are safe.
@@ -20,9 +21,10 @@ from cython.cimports.coldmem.cache.body import (
     entry_length,
     entry_stored,
     entry_weight,
-    place_put,
+    place_drop,
 )
 from cython.cimports.coldmem.cache.engine import key_bytes
+from cython.cimports.coldmem.cache.keys import key_from
 from cython.cimports.coldmem.cache.queues import (
     queue_drop,
     queue_push,
@@ -38,8 +40,10 @@ from cython.cimports.coldmem.cache.state import (
     E_LARGE,
     E_SMALL,
     EV_DISK,
+    EV_PLACE,
     F_OLD_PLACE,
     F_ON_DISK,
+    F_PLACE,
     F_TABLE,
     Q_DISK,
     Q_MAIN,
@@ -50,13 +54,12 @@ from cython.cimports.coldmem.cache.state import (
     CacheP,
     DiskKeyP,
     EntryP,
+    Key,
     ShardP,
     entry_at,
 )
-from cython.cimports.coldmem.cache.table import (
-    entry_forget,
-)
-from cython.cimports.coldmem.linux.atomic import a64_fetch_add_rlx
+from cython.cimports.coldmem.cache.table import entry_forget, table_find
+from cython.cimports.coldmem.linux.atomic import a32_load_rlx, a64_fetch_add_rlx
 from cython.cimports.coldmem.linux.lock import mutex_lock, mutex_unlock
 from cython.cimports.coldmem.zsmalloc.core import (
     zs_read_begin,
@@ -152,7 +155,7 @@ class Spill(Engine):
         rows = []
         for k in range(picked.count):
             e = cython.address(picked.entries[k])
-            left = (max(e.expires, tick) - tick) / 100 if e.expires else None
+            left = (max(e.expires, tick) - tick) / 100.0 if e.expires else None
             rows.append((number, picked.numbers[k], e.body, keys[k],
                          (e.kind, e.codec, e.state == E_LARGE, e.length, left), [payloads[k]]))
         try:
@@ -160,7 +163,7 @@ class Spill(Engine):
                 if picked.entries[k].state == E_LARGE:
                     rows[k][5][0] = self._payload(cython.cast(BodyP, picked.entries[k].body))
         except BaseException:
-            self._abort(rows)
+            self._abort(rows, False)
             raise
         out.extend(rows)
         return 0
@@ -181,54 +184,66 @@ class Spill(Engine):
                 at += b.table[k] & ~RAW
         return data
 
-    def _commit(self, victims, places):
-        """The victims lie at these places now: (segment, offset, nbytes). Those that nobody needs."""
+    def _commit(self, rows, places, leave: cython.bint):
+        """The values of `rows` lie at these places now, (segment, offset, nbytes); with `leave`, only
+        there. The places that nobody needs.
+
+        What was set meanwhile keeps the place, as that of an older value: it is the newest record of
+        its key, so another that lay on disk before would not count after a crash.
+        """
         c: CacheP = self.c
+        k: Key
         s: ShardP
         n: uint32_t
         i: uint32_t
         e: EntryP
         body: uint64_t
+        key: bytes
         segment: uint32_t
         offset: uint32_t
         size: uint32_t
         large: cython.bint
         lost = []
-        for (number, entry, what, _, meta, _), place in zip(victims, places, strict=True):
+        for (number, entry, what, name, meta, _), place in zip(rows, places, strict=True):
             n = number
             i = entry
             body = what
+            key = name
             segment, offset, size = place
             large = meta[2]
             s = c.shards + n
+            key_from(cython.cast(U8CP, PyBytes_AS_STRING(key)), len(key), cython.address(k))
             mutex_lock(cython.address(s.lock))
             try:
                 e = entry_at(s, i)
-                if e.state == E_FREE or e.state == E_DISK or e.body != body or e.queue != Q_NONE:
-                    lost.append(place)
+                if (e.state == E_SMALL or e.state == E_LARGE) and e.body == body:
+                    self._place(s, e, segment, offset, size,
+                                F_ON_DISK | (F_TABLE if e.state == E_LARGE else 0))
+                    if leave and not to_disk(c, s, i):
+                        queue_push_oldest(c, s, i, Q_MAIN)
                 else:
-                    if e.flags & F_ON_DISK:  # by a flush in the meantime
+                    i = table_find(c, s, cython.address(k))
+                    if i:
+                        e = entry_at(s, i)
+                    if (i == 0 or e.state == E_DISK or e.flags & F_ON_DISK
+                            or a32_load_rlx(cython.address(c.keep_places)) == 0):
                         lost.append(place)
                     else:
-                        self._written(s, e, segment, offset, size)
-                    if not to_disk(c, s, i):
-                        queue_push_oldest(c, s, i, Q_MAIN)
+                        self._place(s, e, segment, offset, size, F_OLD_PLACE)
                 if large:
                     self._unpin(s, body)
             finally:
                 mutex_unlock(cython.address(s.lock))
         return lost
 
-    def _written(self, s, e, segment, offset, size):
-        """The value of e is on disk, so what lies at the place of an older one is not needed."""
-        if e.flags & F_OLD_PLACE:
-            place_put(self.c, e.segment, e.offset, e.disk_bytes)
-            s.disk_bytes -= e.disk_bytes
-            e.flags &= ~F_OLD_PLACE
+    def _place(self, s, e, segment, offset, size, flags):
+        """A newer record of e than what is on disk lies here: that is not needed any more."""
+        if e.flags & F_PLACE:
+            place_drop(self.c, s, e, EV_PLACE)
         e.segment = segment
         e.offset = offset
         e.disk_bytes = size
-        e.flags |= F_ON_DISK | (F_TABLE if e.state == E_LARGE else 0)
+        e.flags |= flags
         s.disk_bytes += size
         return 0
 
@@ -239,15 +254,15 @@ class Spill(Engine):
             body_free(self.c, b)
         return 0
 
-    def _abort(self, victims):
-        """They could not be written: back to the end of the queue that they came from."""
+    def _abort(self, rows, newest: cython.bint):
+        """They could not be written: what has left its queue goes back to one end of it."""
         c: CacheP = self.c
         s: ShardP
         n: uint32_t
         i: uint32_t
         body: uint64_t
         e: EntryP
-        for number, entry, what, _, meta, _ in victims:
+        for number, entry, what, _, meta, _ in rows:
             n = number
             i = entry
             body = what
@@ -255,7 +270,10 @@ class Spill(Engine):
             mutex_lock(cython.address(s.lock))
             e = entry_at(s, i)
             if e.state != E_FREE and e.body == body and e.queue == Q_NONE:
-                queue_push_oldest(c, s, i, Q_MAIN)
+                if newest:
+                    queue_push(c, s, i, Q_MAIN)
+                else:
+                    queue_push_oldest(c, s, i, Q_MAIN)
             if meta[2]:
                 self._unpin(s, body)
             mutex_unlock(cython.address(s.lock))
@@ -289,44 +307,6 @@ class Spill(Engine):
             mutex_unlock(cython.address(s.lock))
         self._rows(n, cython.address(picked), keys, payloads, out)
         return i, out
-
-    def _placed(self, copies, places, failed: cython.bint):
-        """The copies lie at these places, and stay in RAM too; or they could not be written.
-
-        The places that nobody needs.
-        """
-        c: CacheP = self.c
-        s: ShardP
-        n: uint32_t
-        i: uint32_t
-        e: EntryP
-        body: uint64_t
-        segment: uint32_t
-        offset: uint32_t
-        size: uint32_t
-        large: cython.bint
-        lost = []
-        for (number, entry, what, _, meta, _), place in zip(copies, places, strict=True):
-            n = number
-            i = entry
-            body = what
-            segment, offset, size = place
-            large = meta[2]
-            s = c.shards + n
-            mutex_lock(cython.address(s.lock))
-            try:
-                e = entry_at(s, i)
-                if failed:
-                    pass
-                elif e.state == E_FREE or e.state == E_DISK or e.body != body or e.flags & F_ON_DISK:
-                    lost.append(place)
-                else:
-                    self._written(s, e, segment, offset, size)
-                if large:
-                    self._unpin(s, body)
-            finally:
-                mutex_unlock(cython.address(s.lock))
-        return lost
 
     def _drop_oldest_on_disk(self, nbytes):
         """Evict what lies on disk and was used longest ago: bytes on disk."""
@@ -370,7 +350,7 @@ def to_disk(c, s, i):
         d = disk_key_new(c, old.key, old.key_bytes)
     if d == cython.NULL:
         return False
-    entry_empty(c, s, e, True)
+    entry_empty(c, s, e)
     # The entry lives on: what entry_empty took away of these.
     s.original_bytes += length
     a64_fetch_add_rlx(cython.address(c.users[e.codec]), 1)

@@ -47,7 +47,8 @@ cdef enum Event:
     EV_DISK = 2                 # evicted: no room on disk
     EV_EXPIRED = 3
     EV_REMOVED = 4              # by the caller; told for keys of the side table only
-    EV_PLACE = 9                # a place on disk is no longer needed: three words, no key
+    EV_PLACE = 9                # a newer value of a key is on disk: the older one's place, three words
+    EV_GONE = 10                # an entry has gone: its place on disk, or that of an older value
 
 # All of it is guarded by the shard's lock.
 cdef struct Entry:
@@ -75,6 +76,7 @@ cdef struct Body:
     int32_t pins                # readers; shard lock
     int32_t dead                # no entry has it: the last reader frees it; shard lock
     uint64_t length             # of the value
+    uint64_t serial             # no other Body of this cache has it
     uint64_t stored             # bytes of payload
     uint32_t pieces             # handles
     uint32_t chunks
@@ -155,6 +157,7 @@ cdef struct CacheC:
     uint64_t hot_max            # per shard; that much is on the account from the beginning
     uint64_t cursor             # atomic: the shard that loses next
     uint64_t entries            # atomic
+    uint64_t bodies             # atomic: made so far
     CodecC *codecs[CODECS_MAX]  # atomic words; set once
     uint64_t users[CODECS_MAX]  # atomic: entries that need the codec; values to be one
     Mutex contexts_lock

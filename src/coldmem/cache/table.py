@@ -9,10 +9,14 @@ Locks: the shard's, held by the caller.
 
 import cython
 from cython.cimports.coldmem.cache.account import charge, uncharge
-from cython.cimports.coldmem.cache.body import body_key, entry_empty, event_put
+from cython.cimports.coldmem.cache.body import body_key, entry_empty, event_put, place_drop
 from cython.cimports.coldmem.cache.state import (
     E_FREE,
     ENTRIES_PER_BLOCK,
+    EV_GONE,
+    EV_PLACE,
+    EV_REMOVED,
+    F_PLACE,
     U32P,
     U64P,
     Entry,
@@ -163,5 +167,7 @@ def table_remove(c, s, i):
 def entry_forget(c, s, i, event):
     e: EntryP = entry_at(s, i)
     event_put(c, event, e)
-    entry_empty(c, s, e, False)
+    if e.flags & F_PLACE:  # of what the caller removed, a note is written by its key
+        place_drop(c, s, e, EV_PLACE if event == EV_REMOVED else EV_GONE)
+    entry_empty(c, s, e)
     table_remove(c, s, i)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from coldmem.cache.core import MISSING
 from coldmem.cache.log import Location, Log
+from coldmem.cache.log_base import FULL
 from coldmem.codecs import Codec, get_codec
 from coldmem.codecs.zstd_dict import ZstdDictCodec
 from coldmem.errors import CorruptDataError, MemoryLimitError, SwapFileError
@@ -36,6 +37,7 @@ _KEY_OWN = 5
 _CODEC_NAME, _CODEC_DICTIONARY = 0, 1
 _BATCH_BYTES = 256 << 10
 _GARBAGE_SHARE = 4  # of the log: more garbage is collected
+_BATCHES_UNABLE = 64  # of keys that cannot be written: after so many, no others are looked for
 _Place = tuple[int, int, int]
 
 
@@ -64,6 +66,9 @@ class Tier:
             segment = max(min(segment, disk_max // 16), 64 << 10)
         self.log = Log(directory, disk_max=disk_max, persistent=persistent, segment_bytes=segment)
         self._metadata = 0
+        self._garbage_next = 0  # so much garbage must there be before collecting is tried again
+        # While there are records that no entry has yet, collecting would take them for dead.
+        self._may_collect = not persistent
         # By number, of what `save_codec` wrote. When a record of a dictionary is damaged its number is
         # given out again, and values of the old one must not be read with the new one.
         self._sums: dict[int, int] = {}
@@ -117,52 +122,128 @@ class Tier:
         cache = self.cache
         if cache._compact() >= need:
             return
-        if self.evict(max(need, min(_BATCH_BYTES, cache.memory_max // 16))):
-            return
-        # Other threads may have everything in hand; when they are done there is room.
-        with self.lock:
-            if self.evict(need):
-                return
-        if not cache.lossless:
-            if cache._evict_from_ram(need):
-                return
-            # Memory is full of keys of what lies on disk.
+        try:
             with self.lock:
-                if cache._drop_oldest_on_disk(16 * need):
-                    cache._drain()
+                if self._evict_locked(max(need, min(_BATCH_BYTES, cache.memory_max // 16))):
                     return
-        raise MemoryLimitError(
-            f"no room for {need} bytes within memory_max={format_bytes(cache.memory_max)}: "
-            "raise memory_max, or set smaller values"
-        )
+                # Memory may be full of keys of what lies on disk.
+                if not cache.lossless and (cache._evict_from_ram(need)
+                                           or cache._drop_oldest_on_disk(16 * need)):
+                    cache._settle()
+                    return
+        except SwapFileError as error:
+            if error.errno not in FULL:
+                raise
+            raise MemoryLimitError(f"{cache._memory_is_full()}, and so is the disk under"
+                                   f" {self.log.directory}: free some of it, delete entries, or raise"
+                                   " memory_max") from error
+        except MemoryLimitError as error:
+            used = format_bytes(self.log.used_bytes)
+            raise MemoryLimitError(f"{cache._memory_is_full()}, and {used} of"
+                                   f" disk_max={format_bytes(self.disk_max or 0)}, of which a part is"
+                                   " kept free to work in: delete entries, or raise disk_max or"
+                                   " memory_max") from error
+        finally:
+            if self._may_collect:  # else the cache is being opened: who made it hears of it later
+                cache._drain()
+        raise MemoryLimitError(f"{cache._memory_is_full()}, by what cannot go to disk, as keys and what"
+                               " other threads are storing: raise memory_max, or delete entries")
 
     def evict(self, nbytes: int) -> int:
         """Move about `nbytes` from RAM to disk: bytes of RAM given up, 0 when nothing could go."""
+        try:
+            with self.lock:
+                return self._evict_locked(nbytes)
+        finally:
+            if self._may_collect:
+                self.cache._drain()
+
+    def _evict_locked(self, nbytes: int) -> int:
         cache = self.cache
         before = cache._used()
-        with self.lock:
+        for _ in range(_BATCHES_UNABLE):
             victims, got = cache._victims(nbytes)
             if not victims:
                 return int(got)
-            good, bad, records = self._records(victims)
-            cache._abort(bad)
             try:
-                places = self._append(records)
+                written = self._write(victims, True)
             except (MemoryLimitError, SwapFileError):
-                self.refused += len(good)
-                cache._abort(good)
+                self.refused += len(victims)
                 if cache.lossless:
                     raise
-                return max(before - cache._used(), 0) if cache._evict_from_ram(nbytes) else 0
-            except BaseException:
-                cache._abort(good)
+                break
+            if written:
+                self.writebacks += written
+                return int(got)
+            if not cache.lossless:  # keys that cannot be written
+                break
+        if cache.lossless or not cache._evict_from_ram(nbytes):
+            return 0
+        return max(before - cache._used(), 0)
+
+    def _write(self, rows: Sequence[tuple[Any, ...]], leave: bool) -> int:
+        """Write what the engine has given us, and tell it where it is: how many. `lock` is held.
+
+        Nothing may be collected between writing and telling, nor a tombstone written since the giving.
+        """
+        cache = self.cache
+        good, bad, records = self._records(rows)
+        cache._abort(bad, True)
+        try:
+            places = self._append(records) if records else []
+        except BaseException:
+            cache._abort(good, False)
+            raise
+        for place in cache._commit(good, places, leave):
+            self.log.free(Location(*place), gone=True)
+        self._account()
+        return len(good)
+
+    def put(self, key: bytes, payload: memoryview, kind: int, codec: int, length: int,
+            left: float | None, only_new: bool) -> bool:
+        """Store what memory has no room for: whether that was done. Or MemoryLimitError."""
+        cache = self.cache
+        name = self._log_key(key)
+        room = None if self.disk_max is None else self.disk_max - 2 * self.log.segment_bytes
+        what = (f"a value of {format_bytes(length)}, {format_bytes(payload.nbytes)} compressed, is too"
+                f" large for memory_max={format_bytes(cache.memory_max)}, and")
+        if name is None:
+            raise MemoryLimitError(f"{what} its key cannot be written to disk: raise memory_max, or give"
+                                   " it a key that can be pickled")
+        if room is not None and payload.nbytes > room:
+            raise MemoryLimitError(f"{what} for disk_max={format_bytes(self.disk_max or 0)}, of which"
+                                   f" {format_bytes(max(room, 0))} can hold it: raise one of the two, or"
+                                   " split it")
+        meta = _META.pack(kind, codec, True, self._sums.get(codec, 0), length,
+                          0.0 if left is None else time.time() + left)
+        try:
+            with self.lock:
+                if only_new and cache._describe(key) is not None and cache._key_of_bytes(key) in cache:
+                    return False
+                (place,) = self._append([(name, meta, [payload])])
+                self._may_collect = False
+                try:
+                    # It finds no room only where no older value of the key is, that would be lost now.
+                    done = cache._put_on_disk(key, place, kind, codec, True, length, left, only_new)
+                except BaseException:
+                    self.log.free(place, gone=True)
+                    raise
+                finally:
+                    self._may_collect = True
+                if not done:
+                    self.log.free(place, gone=True)
+                    if not only_new:
+                        raise MemoryError("no memory for the key of a value")
+                self.writebacks += 1
+                self._account()
+                return bool(done)
+        except SwapFileError as error:
+            if error.errno not in FULL:
                 raise
-            for place in cache._commit(good, places):
-                self.log.free(Location(*place))
-            self.writebacks += len(good)
-            self._account()
-        cache._drain()
-        return int(got)
+            raise MemoryLimitError(f"{what} the disk under {self.log.directory} is full: free some of"
+                                   " it, or raise memory_max") from error
+        finally:
+            cache._drain()
 
     def _append(self, records: list[Any]) -> list[Location]:
         """Write; where disk_max is in the way, drop what was used longest ago, or collect garbage."""
@@ -172,19 +253,31 @@ class Tier:
                 places = self.log.append(records)
                 self.written += sum(place.nbytes for place in places)
                 return places
-            except MemoryLimitError:
-                if attempt == 7:
+            except (MemoryLimitError, SwapFileError) as error:
+                full = isinstance(error, SwapFileError)
+                if attempt == 7 or (isinstance(error, SwapFileError) and error.errno not in FULL):
                     raise
-                self._make_disk_room(size << attempt)
+                if not self._make_disk_room(size << attempt, full):
+                    raise
         raise AssertionError
 
-    def _make_disk_room(self, nbytes: int) -> None:
+    def _make_disk_room(self, nbytes: int, full: bool) -> bool:
+        """Free about `nbytes` on disk; `full`: it is the file system that has no room.
+
+        False: a file system that is full stays so. What is persistent goes for no other's need.
+        """
         log = self.log
-        if log.garbage() < nbytes and not self.cache.lossless:
+        before = log.used_bytes
+        if log.garbage() < nbytes and not self.cache.lossless and not (full and self.persistent):
             self.cache._drop_oldest_on_disk(nbytes)
-            self.cache._drain()
-        if log.garbage():
-            log.collect(self._moved, want=nbytes)
+            self.cache._settle()
+        if log.garbage() and self._may_collect:
+            try:
+                log.collect(self._moved, want=nbytes, full=full)
+            except SwapFileError:
+                if not full:
+                    raise
+        return not full or log.used_bytes < before
 
     def _moved(self, key: bytes, old: Location, new: Location) -> bool:
         if key[0] == _KEY_OWN:
@@ -192,16 +285,22 @@ class Tier:
         known = self._engine_key(key)
         return known is not None and bool(self.cache._moved(known, old, new))
 
-    def free_places(self, places: Sequence[_Place]) -> None:
-        """These records are garbage now."""
+    def free_places(self, places: Sequence[_Place], gone: Sequence[_Place]) -> None:
+        """These records are garbage now; of the keys of `gone` nothing newer is in the log."""
         for place in places:
             self.log.free(Location(*place))
+        for place in gone:
+            self.log.free(Location(*place), gone=True)
         log = self.log
-        if log.garbage() * _GARBAGE_SHARE > log.used_bytes + (4 << 20) and self.lock.acquire(False):
+        garbage = log.garbage()
+        if (self._may_collect and garbage * _GARBAGE_SHARE > log.used_bytes + (4 << 20)
+                and garbage >= self._garbage_next and self.lock.acquire(False)):
             try:
-                log.collect(self._moved, want=log.garbage() // 2)
+                log.collect(self._moved, want=garbage // 2)
+                self._garbage_next = 0
             except (MemoryLimitError, SwapFileError):
-                pass  # there is no room to copy to; garbage is no loss
+                # There is no room to copy to. It is no loss, and needs not be tried at each turn.
+                self._garbage_next = garbage + (log.used_bytes >> 4)
             finally:
                 self.lock.release()
 
@@ -221,7 +320,10 @@ class Tier:
             return MISSING
         name = self._log_key(raw)
         tried = False
+        identity = None
         while True:
+            if tried:
+                identity = cache._identity(key)
             row = cache._describe(raw)
             if row is None or row[5] != tuple(place):
                 return MISSING  # it moved, or went, before or while we read
@@ -243,7 +345,7 @@ class Tier:
                                       and not isinstance(error, CorruptDataError)):
                     raise
             self.corrupt += 1
-            if cache._drop(key):
+            if identity is not None and cache._delete(key, identity):
                 cache._evicted(key, "corrupt")
             return MISSING
         self.disk_reads += 1
@@ -264,18 +366,9 @@ class Tier:
                 while at:
                     with self.lock:
                         at, copies = cache._dirty(shard, at)
-                        good, bad, records = self._records(copies)
-                        cache._placed(bad, [(0, 0, 0)] * len(bad), True)
-                        try:
-                            places = self._append(records) if records else []
-                        except BaseException:
-                            cache._placed(good, [(0, 0, 0)] * len(good), True)
-                            raise
-                        for place in cache._placed(good, places, False):
-                            self.log.free(Location(*place))
-                        self._account()
+                        self._write(copies, False)
+        cache._drain()  # what has gone must be known to the log now
         self.log.flush()
-        cache._drain()
 
     def save_codec(self, number: int, codec: Codec) -> None:
         """Say in the log what a number of a codec means, before the first record that needs it."""
@@ -316,10 +409,11 @@ class Tier:
             if usable and key[0] == _KEY_OTHER:
                 usable = self._restore_other(key, place, kind, codec, table, length, expires, now)
             elif usable:
-                usable = cache._restore(key, place, kind, codec, table, length,
+                usable = cache._put_on_disk(key, place, kind, codec, table, length,
                                         expires - now if expires else None)
             if not usable:
                 self.log.free(place)
+        self._may_collect = True
         self._account()
         return codecs
 
@@ -330,17 +424,31 @@ class Tier:
             raw = cache_bytes(self.cache, value)
         except Exception:
             return False
-        return bool(self.cache._restore(raw, place, kind, codec, table, length,
+        return bool(self.cache._put_on_disk(raw, place, kind, codec, table, length,
                                         expires - now if expires else None))
 
-    def names(self, keys: Sequence[bytes]) -> list[bytes]:
-        """What the log calls these keys of the engine; to be asked before they are deleted."""
-        return [name for key in keys if (name := self._log_key(key)) is not None]
+    def drop(self, key: Any, identity: tuple[int, int, int] | None = None) -> bool:
+        """Drop a key, if its value is still that one, for good: whether it was there.
 
-    def remove(self, names: Sequence[bytes]) -> None:
-        """They were deleted: a later reopening must not find them."""
+        In one step for whoever writes: what is set after it must not get a record before its tombstone,
+        which would take it along after a crash.
+        """
+        cache = self.cache
         with self.lock:
-            self.log.remove(names)
+            raw = cache._bytes_of_key(key)
+            if raw is None:
+                return False
+            name = self._log_key(raw)  # a key of the side table is not known afterwards
+            if not cache._drop(key, identity):
+                return False
+            if name is not None:
+                try:
+                    self.log.remove([name])
+                except SwapFileError as error:
+                    if error.errno not in FULL:
+                        raise
+                    self.log.note_deaths()
+        return True
 
     def clear(self) -> None:
         """Forget all records, but what the codecs are."""

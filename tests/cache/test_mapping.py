@@ -61,6 +61,29 @@ def test_pop(cache):
     assert len(cache) == 0
 
 
+def test_peek_leaves_no_trace(cache):
+    cache.update(a=b"1", b=[2])
+    before = cache.stats()
+    assert cache.peek("a") == b"1"
+    assert cache.peek("b") == [2]
+    assert cache.peek("c") is None
+    assert cache.peek("c", 7) == 7
+    after = cache.stats()
+    assert all(after[name] == before[name] for name in ("hits", "misses", "ram_entries", "disk_entries"))
+
+
+def test_peek_reads_what_is_on_disk_where_it_lies(tmp_path):
+    with make_cache("disk", tmp_path) as cache:
+        cache["a"] = data = noise(300_000)
+        while cache.stats()["ram_entries"]:
+            assert cache.evict("1MiB") >= 0
+        for _ in range(2):
+            assert cache.peek("a") == data
+        stats = cache.stats()
+        assert stats["disk_entries"] == 1 and stats["disk_reads"] == 2 and stats["hits"] == 0
+        assert cache["a"] == data and cache.stats()["ram_entries"] == 1
+
+
 def test_popitem(cache):
     cache.update(a=b"1", b=[2], c=None)
     assert dict(cache.popitem() for _ in range(3)) == {"a": b"1", "b": [2], "c": None}

@@ -29,7 +29,7 @@ from coldmem.cache.loading import Loading
 from coldmem.cache.policy import LockedPolicy, Policy
 from coldmem.cache.recall import Recall
 from coldmem.cache.serialize import KIND_BYTES, Serializer, check_serializer, dump, load
-from coldmem.cache.tier import Tier
+from coldmem.cache.tier import Tier, raw_table
 from coldmem.cache.value_codecs import ValueCodecs
 from coldmem.codecs import Codec
 from coldmem.codecs.registry import CodecLike
@@ -42,6 +42,7 @@ _SHARD_BYTES = 16 << 20
 _SHARDS_MOST = 16
 _HOT_SHARE = 0.1
 _DISK_DEFAULT = "64GiB"
+_RAW_LENGTH_MAX = 1 << 31
 _POLICY_CALLS = ("added", "hit", "removed", "victim")
 _caches: weakref.WeakSet[Cache] = weakref.WeakSet()
 
@@ -201,6 +202,31 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         else:
             kind, parts = dump(value, self._serializer)
             self._put(key, parts, kind, ttl)
+
+    def set_on_disk(self, key: Any, value: Any) -> None:
+        """Store `value` on disk at once and as it is: for what is large and does not compress.
+
+        It is there as after `set`, and lives as long.
+
+        Raises
+        ------
+        UsageError
+            The cache has no disk tier, or the value cannot be serialized.
+        MemoryLimitError
+            There is no room on disk. What was there before is still there.
+        """
+        self._check_open()
+        tier = self._tier
+        if tier is None:
+            raise UsageError("this cache has no disk: give directory=, path= or disk_max=")
+        kind, parts = dump(value, self._serializer)
+        length = sum(map(len, parts))  # type: ignore[arg-type]
+        raw = self._bytes_of_key(key, True)
+        assert raw is not None
+        if length > _RAW_LENGTH_MAX:
+            self.set(key, value)  # says how large a value may be, or takes it
+            return
+        tier.put(raw, [raw_table(length), *parts], kind, 0, length, self._ttl, False)
 
     def __delitem__(self, key: Any) -> None:
         if not self._delete(key):
@@ -363,7 +389,7 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
     def _straight_to_disk(self, key: bytes, payload: memoryview, kind: int, codec: int, length: int,
                           left: float | None, only_new: bool) -> bool:
         assert self._tier is not None
-        return self._tier.put(key, payload, kind, codec, length, left, only_new)
+        return self._tier.put(key, [payload], kind, codec, length, left, only_new)
 
     def _load_value(self, kind: int, data: bytearray) -> Any:
         return load(kind, data, self._serializer)

@@ -16,6 +16,7 @@ import struct
 import threading
 import time
 import zlib
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ from coldmem.errors import CorruptDataError, MemoryLimitError, SwapFileError
 from coldmem.units import format_bytes
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from coldmem.cache.cache import Cache
 
 # kind, codec, table, checksum of what the codec is, length, wall time of expiry or 0
@@ -38,6 +41,7 @@ _CODEC_NAME, _CODEC_DICTIONARY = 0, 1
 _BATCH_BYTES = 256 << 10
 _GARBAGE_SHARE = 4  # of the log: more garbage is collected
 _BATCHES_UNABLE = 64  # of keys that cannot be written: after so many, no others are looked for
+_CHUNK_BYTES, _RAW = 1 << 16, 1 << 31  # as the engine has them
 _Place = tuple[int, int, int]
 
 
@@ -199,18 +203,22 @@ class Tier:
         self._account()
         return len(good)
 
-    def put(self, key: bytes, payload: memoryview, kind: int, codec: int, length: int,
+    def put(self, key: bytes, parts: Sequence[Buffer], kind: int, codec: int, length: int,
             left: float | None, only_new: bool) -> bool:
-        """Store what memory has no room for: whether that was done. Or MemoryLimitError."""
+        """Store what is not to be in memory: whether that was done. Or MemoryLimitError.
+
+        `parts` are the payload of a record with a table, see `Recall._decode`; flat, of single bytes.
+        """
         cache = self.cache
+        nbytes = sum(len(part) for part in parts)  # type: ignore[arg-type]
         name = self._log_key(key)
         room = None if self.disk_max is None else self.disk_max - 2 * self.log.segment_bytes
-        what = (f"a value of {format_bytes(length)}, {format_bytes(payload.nbytes)} compressed, is too"
+        what = (f"a value of {format_bytes(length)}, {format_bytes(nbytes)} compressed, is too"
                 f" large for memory_max={format_bytes(cache.memory_max)}, and")
         if name is None:
             raise MemoryLimitError(f"{what} its key cannot be written to disk: raise memory_max, or give"
                                    " it a key that can be pickled")
-        if room is not None and payload.nbytes > room:
+        if room is not None and nbytes > room:
             raise MemoryLimitError(f"{what} for disk_max={format_bytes(self.disk_max or 0)}, of which"
                                    f" {format_bytes(max(room, 0))} can hold it: raise one of the two, or"
                                    " split it")
@@ -220,7 +228,7 @@ class Tier:
             with self.lock:
                 if only_new and cache._describe(key) is not None and cache._key_of_bytes(key) in cache:
                     return False
-                (place,) = self._append([(name, meta, [payload])])
+                (place,) = self._append([(name, meta, parts)])
                 self._may_collect = False
                 try:
                     # It finds no room only where no older value of the key is, that would be lost now.
@@ -479,3 +487,10 @@ def cache_bytes(cache: Cache, key: Any) -> bytes:
     data = cache._bytes_of_key(key, True)
     assert data is not None
     return data
+
+
+def raw_table(length: int) -> bytes:
+    """The table of a value of `length` bytes of which no chunk is compressed; see `Recall._decode`."""
+    full, rest = divmod(length, _CHUNK_BYTES)
+    sizes = [_CHUNK_BYTES] * full + ([rest] if rest or not full else [])
+    return array("I", [size | _RAW for size in sizes]).tobytes()

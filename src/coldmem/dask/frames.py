@@ -17,12 +17,18 @@ from __future__ import annotations
 
 import pickle
 import struct
+from functools import lru_cache
 from typing import Any
 
 from distributed.protocol.serialize import deserialize, serialize
 from distributed.utils import ensure_memoryview
 
+from coldmem.codecs import Codec, get_codec
+
 _ALIGN = 64
+_SAMPLED_BYTES_MIN = 256 << 10
+_SAMPLES, _SAMPLE_BYTES = 4, 16 << 10
+_WORTH = 0.9  # compressed size by original
 _ZEROS = bytes(_ALIGN)
 _LENGTH = struct.Struct("<Q")
 
@@ -57,3 +63,34 @@ def unpack(data: bytes | bytearray | memoryview) -> Any:
         frames.append(view[at : at + length])
         at += length
     return deserialize(header, frames)  # type: ignore[no-untyped-call]
+
+
+def pays(parts: Parts) -> bool:
+    """Whether it seems worth to compress a value, by samples of it; a small one always.
+
+    LZ4 gains as little on all of a value as on pieces of it, with a bit shuffle or without: what neither
+    makes smaller by a tenth is random or compressed already.
+    """
+    total = sum(map(len, parts))
+    if total < _SAMPLED_BYTES_MIN:
+        return True
+    kept = 0
+    for n in range(_SAMPLES):
+        sample = bytes(_piece(parts, total * (2 * n + 1) // (2 * _SAMPLES) & -8))
+        kept += min(len(codec.compress(sample)) for codec in _codecs())
+    return kept < _WORTH * _SAMPLES * _SAMPLE_BYTES
+
+
+def _piece(parts: Parts, at: int) -> bytes | memoryview:
+    """A piece that begins so many bytes into all of `parts`, or ends where its part does."""
+    for part in parts:
+        if at < len(part):
+            at = min(at, max(0, len(part) - _SAMPLE_BYTES))
+            return part[at : at + _SAMPLE_BYTES]
+        at -= len(part)
+    return b""
+
+
+@lru_cache(maxsize=1)
+def _codecs() -> list[Codec]:
+    return [get_codec("lz4"), get_codec("bitshuffle8+lz4")]

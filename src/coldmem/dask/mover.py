@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from distributed.utils import RateLimiterFilter
 
-from coldmem.dask.frames import pack, unpack
+from coldmem.dask.frames import pack, pays, unpack
 from coldmem.dask.tiers import COLD, NOTHING, Entry, Tiers
 from coldmem.errors import MemoryLimitError
 
@@ -37,6 +37,7 @@ class CacheLike(Protocol):
     """What the threads need of `coldmem.Cache`."""
 
     def set(self, key: Any, value: Any, /) -> None: ...
+    def set_on_disk(self, key: Any, value: Any, /) -> None: ...
     def peek(self, key: Any, default: Any = None, /) -> Any: ...
     def __delitem__(self, key: Any, /) -> None: ...
     def evict(self, nbytes: int, /) -> int: ...
@@ -57,10 +58,12 @@ class Mover:
         How many.
     process_bytes : callable, optional
         Memory of the process, as Dask looks at it.
+    disk : bool
+        The cache has a disk: what does not compress goes there at once.
     """
 
     def __init__(self, tiers: Tiers, make_cache: Callable[[], CacheLike], threads: int,
-                 process_bytes: Callable[[], int] | None = None) -> None:
+                 process_bytes: Callable[[], int] | None = None, disk: bool = False) -> None:
         self.tiers = tiers
         self.metrics: defaultdict[tuple[str, str], float] = defaultdict(float)  # guarded by tiers.lock
         self._make_cache = make_cache
@@ -68,6 +71,7 @@ class Mover:
         self._cache: CacheLike | None = None
         self._count = threads
         self._process_bytes = process_bytes
+        self._disk = disk
         self._looked_s = 0.0
         self._stale = False  # something was deleted since the cache was looked at
         self._no_disk_until_s = 0.0
@@ -167,15 +171,16 @@ class Mover:
         copy = tiers.new_copy()
         try:
             cache = self._ensure_cache()
+            store = cache.set_on_disk if self._disk and not pays(parts) else cache.set
             try:
-                cache.set(copy, parts)
+                store(copy, parts)
             except MemoryLimitError:
                 # Copies of values that are raw again are the first that can go.
                 given_up = tiers.give_up_copies()
                 if not given_up:
                     raise
                 self.delete(*given_up)
-                cache.set(copy, parts)
+                store(copy, parts)
         except (MemoryLimitError, OSError) as error:
             logger.warning("No room for what leaves memory; values stay as they are: %s", error)
             with tiers.lock:

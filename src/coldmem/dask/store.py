@@ -305,7 +305,8 @@ class Store(MutableMapping[Key, Any]):
             if self._mover is None:
                 self._mover = Mover(
                     tiers, lambda: make_cache(budget, directory, codec), count,
-                    None if worker is None else partial(_process_bytes, weakref.ref(worker)))
+                    None if worker is None else partial(_process_bytes, weakref.ref(worker)),
+                    directory is not None and budget.disk_bytes_max != 0)
                 tiers.allow(budget)
                 # The threads know nothing of the store; when it is collected, or Python ends, they end.
                 weakref.finalize(self, self._mover.close)

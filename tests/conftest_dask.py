@@ -76,7 +76,7 @@ class HeldCache:
         self.begun = threading.Semaphore(0)
         self.error: BaseException | None = None
         self.sets = 0
-        self.reads = 0
+        self.reads = self.on_disk = 0
         self.evicted: list[int] = []
         self.closed = False
 
@@ -86,6 +86,10 @@ class HeldCache:
         assert self.go.wait(20)
         if self.error is not None:
             raise self.error
+        self.kept[key] = b"".join(value)
+
+    def set_on_disk(self, key: Any, value: Any) -> None:
+        self.on_disk += 1
         self.kept[key] = b"".join(value)
 
     def peek(self, key: Any, default: Any = None) -> Any:

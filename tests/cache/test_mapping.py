@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from cache_data import KINDS, make_cache, noise, text
 
-from coldmem.errors import ClosedError, UsageError
+from coldmem.errors import ClosedError, MemoryLimitError, UsageError
 
 SIZES = [0, 1, 100, 4095, 4096, 4097, 65535, 65536, 65537, 1 << 20, (20 << 20) + 3]
 
@@ -82,6 +82,36 @@ def test_peek_reads_what_is_on_disk_where_it_lies(tmp_path):
         stats = cache.stats()
         assert stats["disk_entries"] == 1 and stats["disk_reads"] == 2 and stats["hits"] == 0
         assert cache["a"] == data and cache.stats()["ram_entries"] == 1
+
+
+@pytest.mark.parametrize("kind", ["disk", "persistent", "lossless"])
+def test_set_on_disk(tmp_path, kind):
+    with make_cache(kind, tmp_path) as cache:
+        cache["there"] = b"older"
+        values = {n: noise(n, seed=n) for n in (0, 1, 65535, 65536, 65537, 3_000_000)}
+        values["there"] = {"a": np.arange(30_000)}
+        for key, value in values.items():
+            cache.set_on_disk(key, value)
+        stats = cache.stats()
+        assert stats["disk_entries"] == len(cache) == len(values) and stats["ram_entries"] == 0
+        cache.check_valid()
+        for _ in range(2):
+            assert all(cache[n] == values[n] for n in values if n != "there")
+            assert (cache["there"]["a"] == np.arange(30_000)).all()
+        cache.check_valid()
+    if kind == "persistent":
+        with make_cache(kind, tmp_path) as cache:
+            assert all(cache[n] == values[n] for n in values if n != "there")
+
+
+def test_set_on_disk_without_a_disk_or_with_no_room(tmp_path):
+    with make_cache("ram", tmp_path) as cache, pytest.raises(UsageError, match="directory="):
+        cache.set_on_disk("a", b"x")
+    with make_cache("lossless", tmp_path, disk_max="4MiB") as cache:
+        cache["a"] = b"x"
+        with pytest.raises(MemoryLimitError):
+            cache.set_on_disk("a", noise(8_000_000))
+        assert cache["a"] == b"x" and len(cache) == 1
 
 
 def test_popitem(cache):

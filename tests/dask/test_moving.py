@@ -333,3 +333,18 @@ def test_what_the_process_holds_beside_counts(make_store: Make, held: HeldCache)
     until(lambda: store.stats()["raw_bytes"] <= 22 * MIB)
     stats = store.stats()
     assert stats["target_bytes"] == 60 * MIB and stats["target_now_bytes"] < 25 * MIB
+
+
+@pytest.mark.parametrize("disk", [True, False])
+def test_what_does_not_compress_goes_to_disk_at_once(
+    make_store: Make, held: HeldCache, disk: bool
+) -> None:
+    store = make_store(memory_limit=1 << 30) if disk else make_store(None, memory_limit=1 << 30)
+    held.go.set()
+    chance = np.random.default_rng(1)
+    store["noise"] = chance.integers(0, 255, MIB, dtype="u1")
+    store["counts"] = np.arange(MIB // 8)
+    store["short noise"] = chance.integers(0, 255, 1000, dtype="u1")
+    push_out(store)
+    assert held.on_disk == (1 if disk else 0) and held.sets == (2 if disk else 3)
+    assert (store["counts"] == np.arange(MIB // 8)).all() and len(store["noise"]) == MIB

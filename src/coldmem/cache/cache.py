@@ -42,7 +42,6 @@ _SHARD_BYTES = 16 << 20
 _SHARDS_MOST = 16
 _HOT_SHARE = 0.1
 _DISK_DEFAULT = "64GiB"
-_RAW_LENGTH_MAX = 1 << 31
 _POLICY_CALLS = ("added", "hit", "removed", "victim")
 _caches: weakref.WeakSet[Cache] = weakref.WeakSet()
 
@@ -208,6 +207,11 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
 
         It is there as after `set`, and lives as long.
 
+        Parameters
+        ----------
+        key : hashable
+        value : object
+
         Raises
         ------
         UsageError
@@ -220,12 +224,9 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         if tier is None:
             raise UsageError("this cache has no disk: give directory=, path= or disk_max=")
         kind, parts = dump(value, self._serializer)
-        length = sum(map(len, parts))  # type: ignore[arg-type]
+        length = sum(map(len, parts))
         raw = self._bytes_of_key(key, True)
         assert raw is not None
-        if length > _RAW_LENGTH_MAX:
-            self.set(key, value)  # says how large a value may be, or takes it
-            return
         tier.put(raw, [raw_table(length), *parts], kind, 0, length, self._ttl, False)
 
     def __delitem__(self, key: Any) -> None:

@@ -25,7 +25,7 @@ from coldmem.cache.log import Location, Log
 from coldmem.cache.log_base import FULL
 from coldmem.codecs import Codec, get_codec
 from coldmem.codecs.zstd_dict import ZstdDictCodec
-from coldmem.errors import CorruptDataError, MemoryLimitError, SwapFileError
+from coldmem.errors import CorruptDataError, InvalidSizeError, MemoryLimitError, SwapFileError
 from coldmem.units import format_bytes
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ _BATCH_BYTES = 256 << 10
 _GARBAGE_SHARE = 4  # of the log: more garbage is collected
 _BATCHES_UNABLE = 64  # of keys that cannot be written: after so many, no others are looked for
 _CHUNK_BYTES, _RAW = 1 << 16, 1 << 31  # as the engine has them
+_RAW_LENGTH_MAX = 1 << 31
 _Place = tuple[int, int, int]
 
 
@@ -210,7 +211,7 @@ class Tier:
         `parts` are the payload of a record with a table, see `Recall._decode`; flat, of single bytes.
         """
         cache = self.cache
-        nbytes = sum(len(part) for part in parts)  # type: ignore[arg-type]
+        nbytes = sum(memoryview(part).nbytes for part in parts)
         name = self._log_key(key)
         room = None if self.disk_max is None else self.disk_max - 2 * self.log.segment_bytes
         what = (f"a value of {format_bytes(length)}, {format_bytes(nbytes)} compressed, is too"
@@ -491,6 +492,8 @@ def cache_bytes(cache: Cache, key: Any) -> bytes:
 
 def raw_table(length: int) -> bytes:
     """The table of a value of `length` bytes of which no chunk is compressed; see `Recall._decode`."""
+    if length > _RAW_LENGTH_MAX:
+        raise InvalidSizeError(f"a value of {length} bytes: {_RAW_LENGTH_MAX} go to disk at once; split it")
     full, rest = divmod(length, _CHUNK_BYTES)
     sizes = [_CHUNK_BYTES] * full + ([rest] if rest or not full else [])
     return array("I", [size | _RAW for size in sizes]).tobytes()

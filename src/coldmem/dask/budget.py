@@ -21,7 +21,7 @@ logger = logging.getLogger("coldmem.dask")
 
 UNLIMITED = sys.maxsize
 # Compressed data may take this share of the target, where it shrinks to half its size or less. Measured
-# with `bench dask`, groupby, either disk: 0.2 takes 0.8 of the time of 0.6, since more is there as it is.
+# with `bench dask`, groupby: 0.2 takes 0.8 of the time of 0.6 on either disk, more being there as it is.
 COMPRESSED_SHARE = 0.2
 # And this where compression gains nothing: what waits there for the disk.
 COMPRESSED_SHARE_MIN = 0.05

@@ -74,11 +74,10 @@ def pays(parts: Parts) -> bool:
     total = sum(map(len, parts))
     if total < _SAMPLED_BYTES_MIN:
         return True
-    kept = 0
-    for n in range(_SAMPLES):
-        sample = bytes(_piece(parts, total * (2 * n + 1) // (2 * _SAMPLES) & -8))
-        kept += min(len(codec.compress(sample)) for codec in _codecs())
-    return kept < _WORTH * _SAMPLES * _SAMPLE_BYTES
+    at = [total * (2 * n + 1) // (2 * _SAMPLES) & -8 for n in range(_SAMPLES)]
+    samples = [bytes(_piece(parts, one)) for one in at]
+    kept = min(codec.compressed_bytes(samples) for codec in _codecs())
+    return kept < _WORTH * sum(map(len, samples))
 
 
 def _piece(parts: Parts, at: int) -> bytes | memoryview:

@@ -1,4 +1,4 @@
-"""`bench dask`: its jobs are right, its data is what it says, it sees errors and leaves nothing behind."""
+"""`bench dask`: its jobs are right, its data is what it says, it sees errors, it leaves nothing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def test_the_join_is_that_of_pandas(client: Client, kind: str) -> None:
     found = JOBS["join"](SMALL, kind, 1)
     many, few = Size(SMALL.nbytes * 3 // 4, 6), Size(SMALL.nbytes // 4, 2)
     keys = few.rows * few.parts
-    left = pd.concat([dask_jobs.sales(n, rows=many.rows, keys=keys, kind=kind, seed=1) for n in range(6)])
+    left = pd.concat([dask_jobs.sales(n, rows=many.rows, keys=keys, kind=kind, seed=1)
+                      for n in range(6)])
     right = pd.concat([dask_jobs.articles(n, rows=few.rows, kind=kind, seed=1) for n in range(2)])
     assert right["key"].is_unique
     joined = left.merge(right, on="key")
@@ -199,8 +200,8 @@ def left_over() -> list[str]:
     return [str(g) for g in groups] + [line for line in loops.splitlines() if "coldmem-disk-" in line]
 
 
-ONE = ["bench", "dask", "--jobs", "groupby", "--data-kinds", COMPRESSIBLE, "--disks", "fast", "--workers",
-       "1", "--times", "0.02", "--parts", "4", "--systems", SPILL, COLDMEM, "--json"]
+ONE = ["bench", "dask", "--jobs", "groupby", "--data-kinds", COMPRESSIBLE, "--disks", "fast",
+       "--workers", "1", "--times", "0.02", "--parts", "4", "--systems", SPILL, COLDMEM, "--json"]
 
 
 def told(capsys: Any) -> dict[str, Any]:

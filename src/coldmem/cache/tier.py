@@ -493,7 +493,7 @@ def cache_bytes(cache: Cache, key: Any) -> bytes:
 def raw_table(length: int) -> bytes:
     """The table of a value of `length` bytes of which no chunk is compressed; see `Recall._decode`."""
     if length > _RAW_LENGTH_MAX:
-        raise InvalidSizeError(f"a value of {length} bytes: {_RAW_LENGTH_MAX} go to disk at once; split it")
+        raise InvalidSizeError(f"a value of {length} bytes: up to {_RAW_LENGTH_MAX} go to disk at once")
     full, rest = divmod(length, _CHUNK_BYTES)
     sizes = [_CHUNK_BYTES] * full + ([rest] if rest or not full else [])
     return array("I", [size | _RAW for size in sizes]).tobytes()

@@ -28,7 +28,9 @@ from coldmem.codecs import Codec, get_codec
 _ALIGN = 64
 _SAMPLED_BYTES_MIN = 256 << 10
 _SAMPLES, _SAMPLE_BYTES = 4, 16 << 10
-_WORTH = 0.9  # compressed size by original
+# Compressed size by original. Of uniform floating point numbers a bit shuffle squeezes out the exponents,
+# which leaves 0.88: it took a quarter of the time of `bench dask`'s rechunk on a fast disk to do so.
+_WORTH = 0.8
 _ZEROS = bytes(_ALIGN)
 _LENGTH = struct.Struct("<Q")
 
@@ -69,7 +71,7 @@ def pays(parts: Parts) -> bool:
     """Whether it seems worth to compress a value, by samples of it; a small one always.
 
     LZ4 gains as little on all of a value as on pieces of it, with a bit shuffle or without: what neither
-    makes smaller by a tenth is random or compressed already.
+    makes smaller by a fifth is random or compressed already.
     """
     total = sum(map(len, parts))
     if total < _SAMPLED_BYTES_MIN:

@@ -22,6 +22,8 @@ cdef void body_gather(CacheC *c, Body *b, uint32_t chunk, uint32_t *piece, uint8
 cdef int body_decode(CacheC *c, Context *w, Body *b, uint32_t codec, uint8_t *out) noexcept nogil
 cdef uint64_t body_bytes(Body *b) noexcept nogil
 
+# The key of an entry with its kind in front. Shard lock held.
+cdef bytes entry_key(CacheC *c, Entry *e)
 cdef bint body_key(CacheC *c, Entry *e, Key *key) noexcept nogil
 # What the entry counts for in its queue: memory, or bytes on disk.
 cdef uint64_t entry_weight(CacheC *c, Entry *e) noexcept nogil

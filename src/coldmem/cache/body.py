@@ -44,6 +44,7 @@ from cython.cimports.coldmem.zsmalloc.core import (
     zs_size,
     zs_write,
 )
+from cython.cimports.cpython.bytes import PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import free, malloc, realloc
 from cython.cimports.libc.string import memcmp, memcpy
@@ -194,6 +195,24 @@ def body_decode(c, w, b, codec, out):
 
 
 # -- entries ---------------------------------------------------------------------------------------
+def entry_key(c, e):
+    token: uint64_t
+    error: int32_t
+    b: BodyP
+    d: DiskKeyP
+    p: U8CP
+    if e.state == E_SMALL:
+        p = zs_read_begin(c.pool, e.body, cython.address(token), cython.address(error))
+        data = PyBytes_FromStringAndSize(cython.cast(cython.p_char, p), e.key_bytes)
+        zs_read_end(c.pool, e.body, token)
+        return data
+    if e.state == E_DISK:
+        d = cython.cast(DiskKeyP, e.body)
+        return PyBytes_FromStringAndSize(cython.cast(cython.p_char, d.key), d.key_bytes)
+    b = cython.cast(BodyP, e.body)
+    return PyBytes_FromStringAndSize(cython.cast(cython.p_char, b.key), b.key_bytes)
+
+
 def body_key(c, e, key):
     b: BodyP
     d: DiskKeyP

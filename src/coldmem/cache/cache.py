@@ -29,8 +29,9 @@ from coldmem.cache.loading import Loading
 from coldmem.cache.policy import LockedPolicy, Policy
 from coldmem.cache.recall import Recall
 from coldmem.cache.serialize import KIND_BYTES, Serializer, check_serializer, dump, load
-from coldmem.cache.tier import Tier, raw_table
+from coldmem.cache.tier import Tier, cache_bytes, raw_table
 from coldmem.cache.value_codecs import ValueCodecs
+from coldmem.cache.views import Items, Values
 from coldmem.codecs import Codec
 from coldmem.codecs.registry import CodecLike
 from coldmem.errors import MemoryLimitError, UsageError
@@ -225,9 +226,7 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
             raise UsageError("this cache has no disk: give directory=, path= or disk_max=")
         kind, parts = dump(value, self._serializer)
         length = sum(map(len, parts))
-        raw = self._bytes_of_key(key, True)
-        assert raw is not None
-        tier.put(raw, [raw_table(length), *parts], kind, 0, length, self._ttl, False)
+        tier.put(cache_bytes(self, key), [raw_table(length), *parts], kind, 0, length, self._ttl, False)
 
     def __delitem__(self, key: Any) -> None:
         if not self._delete(key):
@@ -259,11 +258,11 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
 
     def items(self) -> ItemsView[Any, Any]:
         """Keys and values; what goes while they are walked through is left out."""
-        return _Items(self)
+        return Items(self)
 
     def values(self) -> ValuesView[Any]:
         """Values; what goes while they are walked through is left out."""
-        return _Values(self)
+        return Values(self)
 
     def pop(self, key: Any, default: Any = MISSING) -> Any:
         """Remove `key`: its value, or `default`. Of several that pop a value, one gets it."""
@@ -491,24 +490,6 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__
-
-
-class _Items(ItemsView[Any, Any]):
-    _mapping: Cache
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        for key in self._mapping:
-            value = self._mapping.get(key, MISSING)
-            if value is not MISSING:
-                yield key, value
-
-
-class _Values(ValuesView[Any]):
-    _mapping: Cache
-
-    def __iter__(self) -> Iterator[Any]:
-        for _, value in self._mapping.items():
-            yield value
 
 
 def _after_fork_in_child() -> None:

@@ -6,6 +6,7 @@ Locks: as core.py.
 
 import cython
 from cython.cimports.coldmem.cache.account import charge, uncharge, used_bytes
+from cython.cimports.coldmem.cache.body import entry_key
 from cython.cimports.coldmem.cache.check import cache_check
 from cython.cimports.coldmem.cache.context import context_get, context_put, contexts_destroy
 from cython.cimports.coldmem.cache.hot import hot_destroy
@@ -24,7 +25,6 @@ from cython.cimports.coldmem.cache.state import (
     E_DISK,
     E_FREE,
     E_LARGE,
-    E_SMALL,
     EV_DISK,
     EV_EXPIRED,
     EV_GONE,
@@ -59,10 +59,10 @@ from cython.cimports.coldmem.linux.atomic import (
     now_ns,
 )
 from cython.cimports.coldmem.linux.lock import mutex_init, mutex_lock, mutex_unlock
-from cython.cimports.coldmem.zsmalloc.core import zs_read_begin, zs_read_end, zs_used_bytes
+from cython.cimports.coldmem.zsmalloc.core import zs_used_bytes
 from cython.cimports.coldmem.zsmalloc.pool import Pool
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cython.cimports.libc.stdint import int32_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy
 
@@ -272,7 +272,7 @@ class Engine(Writer):
                 e = entry_at(s, i)
                 i += 1
                 if e.state != E_FREE and (e.expires == 0 or e.expires > tick):
-                    keys.append(key_bytes(c, e))
+                    keys.append(entry_key(c, e))
             if i >= s.end:
                 i = 0
         finally:
@@ -467,24 +467,6 @@ class Engine(Writer):
         if wrong is not None:
             raise CorruptPoolError(f"a cache contradicts itself: {wrong}")
         self.pool.check_valid("cheap")
-
-
-def key_bytes(c, e):
-    token: uint64_t
-    error: int32_t
-    b: BodyP
-    d: DiskKeyP
-    p: U8CP
-    if e.state == E_SMALL:
-        p = zs_read_begin(c.pool, e.body, cython.address(token), cython.address(error))
-        data = PyBytes_FromStringAndSize(cython.cast(cython.p_char, p), e.key_bytes)
-        zs_read_end(c.pool, e.body, token)
-        return data
-    if e.state == E_DISK:
-        d = cython.cast(DiskKeyP, e.body)
-        return PyBytes_FromStringAndSize(cython.cast(cython.p_char, d.key), d.key_bytes)
-    b = cython.cast(BodyP, e.body)
-    return PyBytes_FromStringAndSize(cython.cast(cython.p_char, b.key), b.key_bytes)
 
 
 @cython.cfunc

@@ -18,12 +18,12 @@ from cython.cimports.coldmem.cache.body import (
     body_gather,
     disk_key_new,
     entry_empty,
+    entry_key,
     entry_length,
     entry_stored,
     entry_weight,
     place_drop,
 )
-from cython.cimports.coldmem.cache.engine import key_bytes
 from cython.cimports.coldmem.cache.keys import key_from
 from cython.cimports.coldmem.cache.queues import (
     queue_drop,
@@ -131,7 +131,7 @@ class Spill(Engine):
         error: int32_t
         p: U8CP
         n: uint64_t = entry_stored(c, e)
-        keys.append(key_bytes(c, e))
+        keys.append(entry_key(c, e))
         if e.state == E_SMALL:
             data = PyBytes_FromStringAndSize(cython.NULL, n)
             p = zs_read_begin(c.pool, e.body, cython.address(token), cython.address(error))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coldmem.errors import EnvironmentFailure
+from coldmem.linux.cgroup_mounts import cgroup_mounts
 
 _BUSY_S_MAX = 5.0  # a process that has just ended may still be in it
 _DEATH_S_MAX = 30.0  # a killed process ends once its I/O is done
@@ -51,17 +52,14 @@ def find_hierarchy(proc: Path = Path("/proc/self")) -> Hierarchy:
     for line in (proc / "cgroup").read_text().splitlines():
         _, controllers, relative = line.split(":", 2)
         groups |= dict.fromkeys(controllers.split(","), relative)
-    for line in (proc / "mountinfo").read_text().splitlines():
-        fields, _, kind = line.partition(" - ")
-        root, mounted = fields.split()[3:5]
-        name, _, options = kind.split(" ", 2)
-        if name == "cgroup" and "memory" in options.split()[-1].split(","):
-            own = Path(mounted) / groups.get("memory", "/").removeprefix(root).lstrip("/")
-            return Hierarchy(1, own if own.is_dir() else Path(mounted))
-        if name == "cgroup2":
-            controllers_path = Path(mounted) / "cgroup.controllers"
+    for mount in cgroup_mounts(proc):
+        if mount.version == 1 and "memory" in mount.options:
+            own = mount.folder / groups.get("memory", "/").removeprefix(mount.root).lstrip("/")
+            return Hierarchy(1, own if own.is_dir() else mount.folder)
+        if mount.version == 2:
+            controllers_path = mount.folder / "cgroup.controllers"
             if controllers_path.exists() and "memory" in controllers_path.read_text().split():
-                return Hierarchy(2, Path(mounted))
+                return Hierarchy(2, mount.folder)
     raise EnvironmentFailure("no memory controller is mounted, neither of cgroup v1 nor of v2")
 
 

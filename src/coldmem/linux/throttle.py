@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from coldmem.errors import EnvironmentFailure
+from coldmem.linux.cgroup_mounts import cgroup_mounts
 
 _FILES = ("blkio.throttle.read_bps_device", "blkio.throttle.write_bps_device")
 
@@ -27,13 +28,9 @@ def find_blkio(proc: Path = Path("/proc/self")) -> Path:
     EnvironmentFailure
         It is not, or has no throttle.
     """
-    for line in (proc / "mountinfo").read_text().splitlines():
-        fields, _, kind = line.partition(" - ")
-        name, _, options = kind.split(" ", 2)
-        if name == "cgroup" and "blkio" in options.split()[-1].split(","):
-            folder = Path(fields.split()[4])
-            if (folder / _FILES[0]).exists():
-                return folder
+    for mount in cgroup_mounts(proc):
+        if "blkio" in mount.options and (mount.folder / _FILES[0]).exists():
+            return mount.folder
     raise EnvironmentFailure("a slow disk needs the blkio controller of cgroup v1, with its throttle")
 
 

@@ -41,6 +41,12 @@ class Attached(DaskPlugin):
         for task in list(worker.state.ready.peekn(worker.state.nthreads)):
             store.prefetch([dependency.key for dependency in task.dependencies], takes_one(task))
 
+    def size_of(self, key: Any) -> int | None:
+        """Bytes of a value as Dask has found, in the thread of the task that made it, if it has."""
+        worker = self._worker()
+        task = None if worker is None else worker.state.tasks.get(key)
+        return None if task is None else task.nbytes
+
     def wants_item(self, key: Any) -> bool:
         """Whether only tasks that take one item of this value are about to use it."""
         worker = self._worker()

@@ -91,7 +91,8 @@ class Store(MutableMapping[Key, Any]):
             raise ClosedError("the store is closed: its worker has ended")
         if self._former is not None and key in self._former:
             del self._former[key]
-        tiers.put(key, value, safe_sizeof(value))
+        known = None if self._attached is None else self._attached.size_of(key)
+        tiers.put(key, value, safe_sizeof(value) if known is None else known)
         self._moving.sweep()
         self._hold()
 

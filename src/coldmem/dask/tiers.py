@@ -278,9 +278,19 @@ class Tiers:
                 self.copies.give_up(copy)
                 return
             entry.copy = copy
+            if copy.names is not None and isinstance(entry.value, dict):
+                self._share_locked(entry.value, copy)
             if entry.state == MOVING:
                 self._leave_locked(entry)
                 self._cool_locked(entry)
+
+    def _share_locked(self, value: dict[object, object], copy: Copy) -> None:
+        """The items of a dict were packed one by one: who takes one out needs no other copy of it."""
+        for item, number in zip(value.values(), copy.numbers, strict=True):
+            same, piece = self._same_locked(item), Copy((number,))
+            self.copies.lease(item, piece)
+            if same is not None and same.copy is None and not same.busy and same.state == RAW:
+                same.copy = self.copies.claim(item)
 
     def kept(self, entry: Entry, for_good: bool) -> None:
         """No copy could be made: raw again, as the most recently used, or for good."""

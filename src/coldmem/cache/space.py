@@ -2,14 +2,14 @@
 
 Owns: a `Space` owns its memory and gives it back when the last view of it goes.
 Guarantees: it begins at a multiple of 64 bytes, so that arrays in it can; it can be written. From
-2 MiB on it lies in huge pages where the system has them: to get it page by page, a fault for each, costs
-more than to read a file into it.
+2 MiB on it lies in huge pages where the system has them, from 128 KiB on its pages are taken in one
+call: to get it page by page, a fault for each, costs more than to read a file into it.
 Assumes: the bytes are not read before they are written.
 Locks: none.
 """
 
 import cython
-from cython.cimports.coldmem.linux.memory import memory_return, memory_take
+from cython.cimports.coldmem.linux.memory import memory_populate, memory_return, memory_take
 from cython.cimports.cpython.buffer import PyBuffer_FillInfo
 from cython.cimports.cpython.bytearray import PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -19,6 +19,7 @@ from cython.cimports.posix.stdlib import posix_memalign
 
 ALIGN = cython.declare(uint64_t, 64)
 SPACE_BYTES = cython.declare(uint64_t, 64 << 10)  # below, a bytearray is made quicker
+POPULATE_BYTES = cython.declare(uint64_t, 128 << 10)  # glibc asks the system for so much anew, or may
 HUGE_BYTES = cython.declare(uint64_t, 2 << 20)
 
 
@@ -40,6 +41,8 @@ class Space:
             p = memory_take(nbytes)
         elif posix_memalign(cython.address(p), ALIGN, max(nbytes, 1)) != 0:
             p = cython.NULL
+        elif nbytes >= POPULATE_BYTES:
+            memory_populate(p, nbytes)
         self.start = cython.cast(cython.pointer(uint8_t), p)
         if p == cython.NULL:
             raise MemoryError(f"no memory for a value of {nbytes} bytes")

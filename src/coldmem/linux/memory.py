@@ -47,9 +47,10 @@ MADV_DONTFORK = cython.declare(cython.int, 10)
 MADV_DOFORK = cython.declare(cython.int, 11)
 MADV_HUGEPAGE = cython.declare(cython.int, 14)
 MADV_NOHUGEPAGE = cython.declare(cython.int, 15)
-MADV_POPULATE_WRITE = cython.declare(cython.int, 23)  # Linux 5.14; an error before
+MADV_POPULATE_WRITE = cython.declare(cython.int, 23)
 MADV_DONTNEED_LOCKED = cython.declare(cython.int, 24)
 HUGE_BYTES = cython.declare(uint64_t, 2 << 20)
+PAGE_BYTES = cython.declare(uint64_t, 4096)
 GRAIN_BYTES = cython.declare(uint64_t, 64 << 10)  # a multiple of every size of a page
 PR_SET_IO_FLUSHER = cython.declare(cython.int, 57)
 _vectored = cython.declare(int32_t, 1)
@@ -86,13 +87,18 @@ def memory_take(nbytes):
     start += skip
     munmap(start + whole, HUGE_BYTES - skip)
     madvise(start, whole, MADV_HUGEPAGE)
-    if rest:  # the end is less than a huge page: its pages in one call, not a fault each
-        madvise(start + (nbytes - rest), rest, MADV_POPULATE_WRITE)
+    if rest:  # the end is less than a huge page
+        memory_populate(start + (nbytes - rest), rest)
     return start
 
 
 def memory_return(start, nbytes):
     munmap(start, (nbytes + GRAIN_BYTES - 1) // GRAIN_BYTES * GRAIN_BYTES)
+
+
+def memory_populate(start, nbytes):
+    before: uint64_t = cython.cast(uint64_t, start) % PAGE_BYTES
+    madvise(cython.cast(cython.p_char, start) - before, nbytes + before, MADV_POPULATE_WRITE)
 
 
 @cython.cfunc

@@ -29,7 +29,7 @@ from coldmem.cache.loading import Loading
 from coldmem.cache.policy import LockedPolicy, Policy
 from coldmem.cache.recall import Recall
 from coldmem.cache.serialize import KIND_BYTES, Serializer, check_serializer, dump, load
-from coldmem.cache.tier import Tier, cache_bytes, raw_table
+from coldmem.cache.tier import Tier, cache_bytes
 from coldmem.cache.value_codecs import ValueCodecs
 from coldmem.cache.views import Items, Values
 from coldmem.codecs import Codec
@@ -225,8 +225,7 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         if tier is None:
             raise UsageError("this cache has no disk: give directory=, path= or disk_max=")
         kind, parts = dump(value, self._serializer)
-        length = sum(map(len, parts))
-        tier.put(cache_bytes(self, key), [raw_table(length), *parts], kind, 0, length, self._ttl, False)
+        tier.put_as_it_is(cache_bytes(self, key), parts, kind, self._ttl)
 
     def __delitem__(self, key: Any) -> None:
         if not self._delete(key):
@@ -391,7 +390,7 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         assert self._tier is not None
         return self._tier.put(key, [payload], kind, codec, length, left, only_new)
 
-    def _load_value(self, kind: int, data: bytearray) -> Any:
+    def _load_value(self, kind: int, data: Any) -> Any:
         return load(kind, data, self._serializer)
 
     def _free_places(self, places: list[tuple[int, int, int]],

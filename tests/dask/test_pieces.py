@@ -361,7 +361,6 @@ class CopiesMachine(RuleBasedStateMachine):
 
     @rule()
     def collect(self) -> None:
-        gc.collect()
         self.deleted += self.copies.collect()
         assert self.copies._users == {number: users for number, users in self.users.items() if users}
 

@@ -201,9 +201,9 @@ class Log(LogBase):
         Parameters
         ----------
         moved : callable
-            ``moved(key, old, new)`` is told of each record, without any lock of the log. True: `new`
-            is used from now on. False: nobody uses `old`; so what `append` has returned must be known
-            by now. The log frees what is not used.
+            ``moved(key, old, new)`` is told of each record, without any lock of the log. `new` is
+            shorter where the payload had parts. True: `new` is used from now on. False: nobody uses
+            `old`; so what `append` has returned must be known by now. The log frees what is not used.
         want : int, optional
             Stop when so many bytes are given back. A segment is then worth it with 1/32 of garbage;
             without `want`, with 1/4.

@@ -204,7 +204,7 @@ class Writer(Dropper):
         now: uint32_t
         p: U8CP
         result: U8CP = cython.NULL
-        packed = None
+        packed = no_room = None
         if src.total > LENGTH_MAX:
             raise InvalidSizeError(
                 f"a value of {src.total} bytes: a cache takes up to {LENGTH_MAX}; split it")
@@ -252,9 +252,11 @@ class Writer(Dropper):
                 try:
                     self._store_large(k, src, w, cython.address(put), number, result,
                                       cython.cast(uint32_t, stored) | (RAW if raw else 0))
-                except MemoryLimitError:
-                    if not put.too_large or a32_load_rlx(cython.address(c.have_disk)) == 0:
+                except MemoryLimitError as error:
+                    if a32_load_rlx(cython.address(c.have_disk)) == 0:
                         raise
+                    # Less than half may be left, too: keys take memory, and what others are storing.
+                    no_room = None if put.too_large else error
                     put.codec = number
                     packed = self._packed(k, src, w, number, cython.address(nbytes))
             # Before the context is given back: without it or a user, the codec may go.
@@ -268,6 +270,10 @@ class Writer(Dropper):
                 return self._straight_to_disk(
                     key, memoryview(packed)[:nbytes], kind, number, src.total,
                     (max(expires, now + 1) - now) / 100.0 if expires else None, only_new)
+            except MemoryLimitError:
+                if no_room is None:
+                    raise
+                raise no_room from None  # which says what to do about both
             finally:
                 a64_fetch_add_rlx(cython.address(c.users[number]), -1)
         return self._link(k, cython.address(put))

@@ -248,11 +248,12 @@ class Log(LogBase):
             self._check()
             self._settle_locked()
             self._sync(*self._unsynced_locked())  # what came since
-            gone, self._gone = self._gone, False
+            self._gone = False  # before what waits is settled: what comes after that sets it again
+            self._settle_locked()
             try:
                 self._write_deaths_locked(None)
             except BaseException:
-                self._gone = gone
+                self._gone = True
                 raise
             segments, changes = self._unsynced_locked()
         self._sync(segments, changes)

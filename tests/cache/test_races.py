@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import threading
@@ -205,6 +206,40 @@ def test_an_interrupt_while_keys_are_pickled_leaves_nothing_behind(tmp_path: Pat
             pass
         numbers = cache.stats()
         assert numbers["ram_entries"] == 0 and numbers["pool_bytes"] < 50_000
+
+
+def test_a_removal_that_finds_no_room_beside_a_flush(tmp_path: Path) -> None:
+    """The flush is through with what it had heard; the next one knows of the removal."""
+    class Full(Io):
+        full = False
+
+        def pwritev(self, fd: int, buffers: Any, offset: int) -> int:  # type: ignore[override]
+            if self.full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return os.pwritev(fd, buffers, offset)
+
+    io = Full()
+    with Cache("4MiB", path=tmp_path / "c") as cache:
+        cache["key"] = cache["stays"] = noise(3000)
+        cache.flush()
+        assert cache._tier is not None
+        log = cache._tier.log
+        log._io = io
+        note = log.note_deaths
+
+        def noted() -> None:
+            note()
+            io.full = False
+            in_another_thread(log.flush)
+
+        log.note_deaths = noted  # type: ignore[method-assign]
+        io.full = True
+        del cache["key"]
+        assert not io.full
+        cache.flush()
+        shutil.copytree(tmp_path / "c", tmp_path / "killed")
+        with Cache("4MiB", path=tmp_path / "killed") as found:
+            assert set(found) == {"stays"}
 
 
 # -- at the end ------------------------------------------------------------------------------------

@@ -466,6 +466,7 @@ class Tier:
                 except SwapFileError as error:
                     if error.errno not in FULL:
                         raise
+                    cache._settle()  # so that its place is among what the next flush writes down
                     self.log.note_deaths()
         return True
 

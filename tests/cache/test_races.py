@@ -242,6 +242,34 @@ def test_a_removal_that_finds_no_room_beside_a_flush(tmp_path: Path) -> None:
             assert set(found) == {"stays"}
 
 
+@pytest.mark.parametrize("how", ["evict", "flush"])
+def test_no_memory_while_victims_are_picked(tmp_path: Path, how: str) -> None:
+    """Whichever allocation fails: what had left its queue is back, and nobody holds it."""
+    testcapi = pytest.importorskip("_testcapi")
+    for start in range(1, 60, 3):
+        with Cache("64MiB", path=tmp_path / str(start), codec="raw") as cache:
+            for n in range(12):
+                cache[n] = noise(9000 if n % 2 else 3000, n)
+            taken: list[Any] = []
+            testcapi.set_nomemory(start, start + 1)
+            try:
+                if how == "evict":
+                    taken += cache._victims(1 << 20)[0]
+                else:
+                    for shard in range(cache._shards()):
+                        taken += cache._dirty(shard, 1)[1]
+            except MemoryError:
+                pass
+            finally:
+                testcapi.remove_mem_hooks()
+            cache._abort(taken, False)
+            cache.check_valid()
+            while cache.evict("64MiB"):
+                pass
+            numbers = cache.stats()
+            assert numbers["ram_entries"] == 0 and numbers["pool_bytes"] < 30_000, start
+
+
 # -- at the end ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("what", ["get", "peek", "pop", "evict", "flush", "stats", "set", "set_on_disk"])
 def test_a_call_that_meets_the_closing(tmp_path: Path, what: str) -> None:

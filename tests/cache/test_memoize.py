@@ -9,6 +9,7 @@ import time
 import pytest
 from cache_stand_in import StandIn
 
+from coldmem import Cache
 from coldmem.cache.memoize import memoize
 from coldmem.errors import UnhashableKeyError, UsageError
 
@@ -395,3 +396,70 @@ async def async_generator():
 def test_what_cannot_be_memoized(cache, function, text):
     with pytest.raises(UsageError, match=text):
         memoize(cache)(function)
+
+
+# -- without parentheses ---------------------------------------------------------------------------
+def test_without_parentheses():
+    calls = []
+    with Cache("4MiB") as cache:
+        @cache.memoize
+        def double(n: int) -> int:
+            """Twice."""
+            calls.append(n)
+            return 2 * n
+
+        class Box:
+            @cache.memoize
+            def size(self, n: int) -> int:
+                calls.append(n)
+                return n
+
+            @staticmethod
+            @cache.memoize
+            def half(n: int) -> int:
+                calls.append(n)
+                return n // 2
+
+            def __hash__(self) -> int:
+                return 1
+
+            def __eq__(self, other: object) -> bool:
+                return isinstance(other, Box)
+
+            def __reduce__(self):
+                return Box, ()
+
+        assert double(4) == double(4) == 8 and calls == [4]
+        assert double.__name__ == "double" and double.__doc__ == "Twice." and double.__wrapped__(1) == 2
+        assert double.invalidate(4) and not double.invalidate(4)
+        assert cache.memoize()(double.__wrapped__)(4) == 8
+        assert cache[double.cache_key(4)] == 8
+        calls.clear()
+        assert Box().size(5) == Box().size(5) == 5 and Box.half(9) == Box.half(9) == 4
+        assert calls == [5, 9]
+
+
+def test_async_without_parentheses():
+    calls = []
+
+    async def main(cache):
+        @cache.memoize
+        async def double(n):
+            calls.append(n)
+            await asyncio.sleep(0)
+            return 2 * n
+
+        assert inspect.iscoroutinefunction(double)
+        assert await asyncio.gather(double(1), double(1), double(2)) == [2, 2, 4]
+        assert await double(1) == 2
+        assert double.invalidate(1)
+
+    with Cache("4MiB") as cache:
+        asyncio.run(main(cache))
+    assert calls == [1, 2]
+
+
+@pytest.mark.parametrize("wrong", [60, "name", staticmethod(print), lambda: 0])
+def test_what_is_no_function_without_parentheses(wrong):
+    with Cache("4MiB") as cache, pytest.raises(UsageError, match="memoize"):
+        cache.memoize(wrong)

@@ -30,7 +30,7 @@ from coldmem.cache.on_disk import OnDisk
 from coldmem.cache.policy import LockedPolicy, Policy
 from coldmem.cache.recall import Recall
 from coldmem.cache.serialize import KIND_BYTES, Serializer, check_serializer, dump, load
-from coldmem.cache.tier import Tier, raw_table
+from coldmem.cache.tier import Tier
 from coldmem.cache.value_codecs import ValueCodecs
 from coldmem.cache.views import Items, Values
 from coldmem.codecs import Codec
@@ -226,10 +226,9 @@ class Cache(Recall, Loading, OnDisk, MutableMapping[Any, Any]):
         if tier is None:
             raise UsageError("this cache has no disk: give directory=, path= or disk_max=")
         kind, parts = dump(value, self._serializer)
-        length = sum(map(len, parts))
         raw, number = self._hold(key)
         try:
-            tier.put(raw, [raw_table(length), *parts], kind, 0, length, self._ttl, False)
+            tier.put_as_it_is(raw, parts, kind, self._ttl)
         finally:
             self._release(number)
 
@@ -390,7 +389,7 @@ class Cache(Recall, Loading, OnDisk, MutableMapping[Any, Any]):
             self._drain()
         return max(before - self._used(), 0)
 
-    def _load_value(self, kind: int, data: bytearray) -> Any:
+    def _load_value(self, kind: int, data: Any) -> Any:
         return load(kind, data, self._serializer)
 
     def _evicted(self, key: Any, reason: str) -> None:

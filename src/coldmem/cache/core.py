@@ -19,6 +19,7 @@ from cython.cimports.coldmem.cache.hot import hot_put
 from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_number, key_of
 from cython.cimports.coldmem.cache.queues import queue_drop, queue_hit
 from cython.cimports.coldmem.cache.room import now_tick, shard_of
+from cython.cimports.coldmem.cache.space import value_room
 from cython.cimports.coldmem.cache.state import (
     E_LARGE,
     E_SMALL,
@@ -338,7 +339,7 @@ class Core:
         codec: uint8_t = e.codec
         b: BodyP = cython.cast(BodyP, e.body)
         w: ContextP
-        out: UCharP = cython.NULL
+        out: cython.pointer(uint8_t) = cython.NULL
         bad: cython.int = 1  # until it is decompressed
         if e.hot:
             return self._small(s, i, count)
@@ -349,12 +350,7 @@ class Core:
             if w == cython.NULL:
                 raise MemoryError("no memory to decompress a value")
             try:
-                if kind == 0:
-                    data = PyBytes_FromStringAndSize(cython.NULL, b.length)
-                    out = cython.cast(UCharP, PyBytes_AS_STRING(data))
-                else:
-                    data = PyByteArray_FromStringAndSize(cython.NULL, b.length)
-                    out = cython.cast(UCharP, PyByteArray_AS_STRING(data))
+                data = value_room(kind, b.length, cython.address(out))
                 with cython.nogil:
                     bad = body_decode(c, w, b, codec, out)
             finally:

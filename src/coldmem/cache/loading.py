@@ -7,13 +7,14 @@ Locks: those of `Flight`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from coldmem.cache.arguments import check_callable, check_ttl
 from coldmem.cache.core import MISSING
 from coldmem.cache.flight import Flight
 from coldmem.cache.memoize import Memoized, memoize
 
+P = ParamSpec("P")
 V = TypeVar("V")
 
 
@@ -92,13 +93,23 @@ class Loading:
 
         return await self._flight.do_async(key, load_once)
 
-    def memoize(self, *, ttl: float | None = None, typed: bool = False,
+    @overload
+    def memoize(self, function: Callable[P, V], /) -> Memoized[P, V]: ...
+    @overload
+    def memoize(self, /, *, ttl: float | None = None, typed: bool = False,
                 key: Callable[..., Hashable] | None = None,
-                ) -> Callable[[Callable[..., Any]], Memoized[..., Any]]:
+                ) -> Callable[[Callable[P, V]], Memoized[P, V]]: ...
+
+    def memoize(self, function: Any = None, /, *, ttl: float | None = None, typed: bool = False,
+                key: Callable[..., Hashable] | None = None) -> Any:
         """A decorator that keeps the results of a function, or of an ``async def`` function, here.
+
+        With or without parentheses: ``@cache.memoize`` is ``@cache.memoize()``.
 
         Parameters
         ----------
+        function : callable, optional
+            What is decorated, without parentheses.
         ttl : float, optional
             Seconds that a result lives.
         typed : bool, default False
@@ -106,4 +117,5 @@ class Loading:
         key : callable, optional
             Makes a key of the arguments.
         """
-        return memoize(cast(Any, self), ttl=ttl, typed=typed, key=key)
+        decorate: Any = memoize(cast(Any, self), ttl=ttl, typed=typed, key=key)
+        return decorate if function is None else decorate(function)

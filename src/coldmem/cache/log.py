@@ -27,8 +27,22 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from coldmem.cache import log_collect, log_recover
 from coldmem.cache.log_base import Entry, LogBase
-from coldmem.cache.log_record import HEAD, HEAD_BYTES, KEY_MAX, MAGIC, MASK, SUM, Kind, payload_sum
-from coldmem.cache.segment import Location, read_up_to
+from coldmem.cache.log_fill import fill
+from coldmem.cache.log_record import (
+    HEAD,
+    HEAD_BYTES,
+    KEY_MAX,
+    MAGIC,
+    MASK,
+    SUM,
+    Head,
+    Kind,
+    Window,
+    payload_sum,
+    read_head,
+)
+from coldmem.cache.segment import PAGE, Location, Segment, read_up_to
+from coldmem.cache.space import Space
 from coldmem.errors import ClosedError, CorruptDataError, SwapFileError
 from coldmem.zswap.checksum import checksum_of
 from coldmem.zswap.swapdir import reason
@@ -146,11 +160,7 @@ class Log(LogBase):
             After `close`.
         """
         number, offset, nbytes = location
-        segment = self._segments.get(number)
-        if segment is None:
-            if self.closed:
-                raise ClosedError("the log was closed")
-            raise CorruptDataError(f"segment {number} of the cache's files is not there any more")
+        segment = self._segment_at(number)
         try:
             data = self._io.pread(segment.fd, nbytes, offset)
             if len(data) < nbytes:
@@ -162,9 +172,55 @@ class Log(LogBase):
             self._read_bytes += nbytes
         record = _unpack(data, segment.salt + offset)
         if record is None:
-            raise CorruptDataError(f"a record of {nbytes} bytes in {self.directory} (segment {number},"
-                                   f" offset {offset}) is not what was written")
+            raise self._not_written(location)
         return record
+
+    def read_head(self, location: Location) -> Head:
+        """What the record at `location` is, all but its payload; raises as `read`."""
+        number, offset, nbytes = location
+        segment = self._segment_at(number)
+        try:
+            head = read_head(Window(self._io, segment.fd, PAGE), offset, segment.salt)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if head is None or head.kind != _VALUE or head.nbytes != nbytes:
+            raise self._not_written(location)
+        return head
+
+    def read_payload(self, location: Location, head: Head,
+                     rooms: Sequence[Space | bytes | bytearray]) -> None:
+        """Read the payload of `read_head` into `rooms`, one after the other; raises as `read`.
+
+        They are just made: bytes that somebody else has seen must not change.
+        """
+        number, offset, nbytes = location
+        segment = self._segment_at(number)
+        at = offset + head.payload_at
+        try:
+            source: int | bytes = segment.fd
+            if self._io is not os:
+                source = read_up_to(self._io, segment.fd, head.payload_bytes, at)
+            found = fill(source, at, rooms, head.parts, head.seq)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        with self._count_lock:
+            self._reads += 1
+            self._read_bytes += nbytes
+        if found != head.payload_sum:
+            raise self._not_written(location)
+
+    def _segment_at(self, number: int) -> Segment:
+        segment = self._segments.get(number)
+        if segment is None:
+            if self.closed:
+                raise ClosedError("the log was closed")
+            raise CorruptDataError(f"segment {number} of the cache's files is not there any more")
+        return segment
+
+    def _not_written(self, location: Location) -> CorruptDataError:
+        number, offset, nbytes = location
+        return CorruptDataError(f"a record of {nbytes} bytes in {self.directory} (segment {number},"
+                                f" offset {offset}) is not what was written")
 
     # -- the whole ---------------------------------------------------------------------------------
     def garbage(self) -> int:

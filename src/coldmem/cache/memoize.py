@@ -236,7 +236,8 @@ def _check_function(function: Any, key: object) -> None:
     if isinstance(function, staticmethod | classmethod):
         raise UsageError("memoize goes below @staticmethod or @classmethod, next to the function")
     if not callable(function):
-        raise UsageError(f"memoize decorates a function, not {function!r}")
+        raise UsageError(f"memoize decorates a function, not {function!r}: options have names, as in"
+                         " memoize(ttl=60)")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise UsageError(
             f"{function.__qualname__} is a generator: what it yields cannot be kept. Return a list"

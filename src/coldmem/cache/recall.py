@@ -28,6 +28,7 @@ from cython.cimports.coldmem.cache.room import (
     shard_of,
     ticks_of,
 )
+from cython.cimports.coldmem.cache.space import value_room
 from cython.cimports.coldmem.cache.state import (
     CHUNK_BYTES,
     CODEC_RAW,
@@ -61,8 +62,7 @@ from cython.cimports.coldmem.zsmalloc.core import (
     zs_malloc,
     zs_write,
 )
-from cython.cimports.cpython.bytearray import PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
-from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cython.cimports.cpython.bytes import PyBytes_AS_STRING
 from cython.cimports.libc.stdint import uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy, memset
 
@@ -97,12 +97,7 @@ class Recall(Spill):
             at = 4 * chunks
         if at > cython.cast(uint64_t, src.shape[0]):
             raise CorruptDataError("a record on disk is shorter than its value")
-        if kind == 0:
-            data = PyBytes_FromStringAndSize(cython.NULL, n)
-            out = cython.cast(U8P, PyBytes_AS_STRING(data))
-        else:
-            data = PyByteArray_FromStringAndSize(cython.NULL, n)
-            out = cython.cast(U8P, PyByteArray_AS_STRING(data))
+        data = value_room(kind, n, cython.address(out))
         w = context_get(c)
         if w == cython.NULL:
             raise MemoryError("no memory to decompress a value")

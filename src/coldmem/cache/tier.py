@@ -12,20 +12,19 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import struct
 import threading
 import time
 import zlib
-from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from coldmem.cache.core import MISSING
+from coldmem.cache.disk_read import META, raw_table, read_value
 from coldmem.cache.log import Location, Log
 from coldmem.cache.log_base import FULL
 from coldmem.codecs import Codec, get_codec
 from coldmem.codecs.zstd_dict import ZstdDictCodec
-from coldmem.errors import CorruptDataError, InvalidSizeError, MemoryLimitError, SwapFileError
+from coldmem.errors import CorruptDataError, MemoryLimitError, SwapFileError
 from coldmem.units import format_bytes
 
 if TYPE_CHECKING:
@@ -33,16 +32,12 @@ if TYPE_CHECKING:
 
     from coldmem.cache.cache import Cache
 
-# kind, codec, table, checksum of what the codec is, length, wall time of expiry or 0
-_META = struct.Struct("<BBBxIQd")
 _KEY_OTHER = 4
 _KEY_OWN = 5
 _CODEC_NAME, _CODEC_DICTIONARY = 0, 1
 _BATCH_BYTES = 256 << 10
 _GARBAGE_SHARE = 4  # of the log: more garbage is collected
 _BATCHES_UNABLE = 64  # of keys that cannot be written: after so many, no others are looked for
-_CHUNK_BYTES, _RAW = 1 << 16, 1 << 31  # as the engine has them
-_RAW_LENGTH_MAX = 1 << 31
 _Place = tuple[int, int, int]
 
 
@@ -110,7 +105,7 @@ class Tier:
                 bad.append(row)
                 continue
             kind, codec, table, length, left = row[4]
-            meta = _META.pack(kind, codec, table, self._sums.get(codec, 0), length,
+            meta = META.pack(kind, codec, table, self._sums.get(codec, 0), length,
                               0.0 if left is None else now + left)
             good.append(row)
             records.append((key, meta, row[5]))
@@ -230,7 +225,7 @@ class Tier:
             raise MemoryLimitError(f"{what} for disk_max={format_bytes(self.disk_max or 0)}, of which"
                                    f" {format_bytes(max(room, 0))} can hold it: raise one of the two, or"
                                    " split it")
-        meta = _META.pack(kind, codec, True, self._sums.get(codec, 0), length,
+        meta = META.pack(kind, codec, True, self._sums.get(codec, 0), length,
                           0.0 if left is None else time.time() + left)
         try:
             with self.lock:
@@ -260,6 +255,11 @@ class Tier:
                                    " it, or raise memory_max") from error
         finally:
             cache._drain()
+
+    def put_as_it_is(self, key: bytes, parts: Sequence[Buffer], kind: int, left: float | None) -> None:
+        """`put` of a value that is not compressed."""
+        length = sum(memoryview(part).nbytes for part in parts)
+        self.put(key, [raw_table(length), *parts], kind, 0, length, left, False)
 
     def _append(self, records: list[Any]) -> list[Location]:
         """Write; where disk_max is in the way, drop what was used longest ago, or collect garbage."""
@@ -335,6 +335,7 @@ class Tier:
         if raw is None:
             return MISSING
         name = self._log_key(raw)
+        keep = not stay and place[2] <= cache.memory_max // 8
         tried = False
         identity = None
         while True:
@@ -344,11 +345,7 @@ class Tier:
             if row is None or row[5] != tuple(place):
                 return MISSING  # it moved, or went, before or while we read
             try:
-                record = self.log.read(Location(*place))
-                if record.key != name:
-                    raise CorruptDataError("another record lies where a value should be")
-                kind, codec, table, _, length, _ = _META.unpack(record.meta)
-                data = cache._decode(record.payload, kind, codec, bool(table), length)
+                kind, data, payload = read_value(cache, self.log, Location(*place), name, keep)
                 if cache._describe(raw) != row:
                     return MISSING  # nor does what it was compressed with need to be what it was
                 value = data if isinstance(data, bytes) else cache._load_value(kind, data)
@@ -366,9 +363,9 @@ class Tier:
             return MISSING
         self.disk_reads += 1
         self.read += place[2]
-        if not stay and record.payload.nbytes <= cache.memory_max // 8:
+        if payload is not None and keep:
             with contextlib.suppress(MemoryLimitError, SwapFileError):  # then it stays on disk
-                cache._back_to_ram(raw, record.payload, place, self.persistent)
+                cache._back_to_ram(raw, payload, place, self.persistent)
             cache._drain()
         return value
 
@@ -419,7 +416,7 @@ class Tier:
         for place, key, meta in found:
             if key[:1] == bytes([_KEY_OWN]):
                 continue
-            kind, codec, table, what, length, expires = _META.unpack(meta)
+            kind, codec, table, what, length, expires = META.unpack(meta)
             usable = what == self._sums.get(codec, 0) and (codec == 0 or codec in codecs)
             usable = usable and (expires == 0 or expires > now)
             if usable and key[0] == _KEY_OTHER:
@@ -492,12 +489,3 @@ class Tier:
         """Close the log; the cache is closed before."""
         with self.lock:
             self.log.close()
-
-
-def raw_table(length: int) -> bytes:
-    """The table of a value of `length` bytes of which no chunk is compressed; see `Recall._decode`."""
-    if length > _RAW_LENGTH_MAX:
-        raise InvalidSizeError(f"a value of {length} bytes: up to {_RAW_LENGTH_MAX} go to disk at once")
-    full, rest = divmod(length, _CHUNK_BYTES)
-    sizes = [_CHUNK_BYTES] * full + ([rest] if rest or not full else [])
-    return array("I", [size | _RAW for size in sizes]).tobytes()

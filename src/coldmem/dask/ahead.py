@@ -1,4 +1,4 @@
-"""What a worker tells its store: which values the next tasks need, and when it ends.
+"""What a worker tells its store: which values the next tasks need, who asks for one, and when it ends.
 
 Owns: nothing but a plugin in a worker's list.
 Guarantees: what it asks for is bounded by the number of the worker's threads and by the store, which
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Status, Worker
 from distributed.diagnostics.plugin import WorkerPlugin as DaskPlugin
+
+from coldmem.dask.pieces import takes_one
 
 if TYPE_CHECKING:
     from coldmem.dask.store import Store
@@ -37,7 +39,23 @@ class Attached(DaskPlugin):
         if worker is None or store is None:
             return
         for task in list(worker.state.ready.peekn(worker.state.nthreads)):
-            store.prefetch([dependency.key for dependency in task.dependencies])
+            store.prefetch([dependency.key for dependency in task.dependencies], takes_one(task))
+
+    def size_of(self, key: Any) -> int | None:
+        """Bytes of a value as Dask has found, in the thread of the task that made it, if it has."""
+        worker = self._worker()
+        task = None if worker is None else worker.state.tasks.get(key)
+        return None if task is None else task.nbytes
+
+    def wants_item(self, key: Any) -> bool:
+        """Whether only tasks that take one item of this value are about to use it."""
+        worker = self._worker()
+        task = None if worker is None else worker.state.tasks.get(key)
+        if worker is None or task is None:
+            return False
+        running = worker.state.executing | worker.state.long_running
+        users = [user for user in running if task in user.dependencies]
+        return bool(users) and all(takes_one(user) for user in users)
 
     def teardown(self, worker: Worker) -> None:
         """Dask calls this when the worker ends, after its last work for others."""
@@ -46,6 +64,7 @@ class Attached(DaskPlugin):
             store.close()
 
 
-def attach(worker: Worker, store: Store) -> None:
+def attach(worker: Worker, store: Store) -> Attached:
     """Connect `store` with the worker that has it; in the worker's event loop."""
-    worker.plugins[_NAME] = Attached(worker, store)
+    attached = worker.plugins[_NAME] = Attached(worker, store)
+    return attached

@@ -18,9 +18,11 @@ from typing import Any, Protocol
 
 from distributed.utils import RateLimiterFilter
 
-from coldmem.dask.frames import pack, pays, unpack
+from coldmem.dask.copies import Copy
+from coldmem.dask.frames import Parts, pack, pays, unpack
+from coldmem.dask.pieces import Items, come_apart
 from coldmem.dask.tiers import COLD, NOTHING, Entry, Tiers
-from coldmem.errors import MemoryLimitError
+from coldmem.errors import ClosedError, MemoryLimitError
 
 logger = logging.getLogger("coldmem.dask")
 for _start in ("A value cannot be", "No room for", "Compressing failed", "Moving to disk failed",
@@ -128,6 +130,7 @@ class Mover:
 
     def _next_job(self) -> Callable[[], None] | None:
         tiers = self.tiers
+        self.sweep()
         self._look_at_cache()
         self.look_at_process()
         with tiers.lock:
@@ -159,7 +162,8 @@ class Mover:
         tiers = self.tiers
         began_s = time.perf_counter()
         try:
-            parts = pack(value)
+            items = value if come_apart(value, entry.size_bytes) else None
+            pieces = [pack(value)] if items is None else [pack(item) for item in items.values()]
         except Exception:
             # Anything may come from a class of the user's. SpillBuffer keeps such a value as well.
             logger.warning(
@@ -168,38 +172,48 @@ class Mover:
             tiers.kept(entry, True)
             return
         packed_s = time.perf_counter()
-        copy = tiers.new_copy()
+        with tiers.lock:
+            copy = tiers.copies.new() if items is None else tiers.copies.new(tuple(items), type(items))
+        stored = False
         try:
-            cache = self._ensure_cache()
-            store = cache.set_on_disk if self._disk and not pays(parts) else cache.set
-            try:
-                store(copy, parts)
-            except MemoryLimitError:
-                # Copies of values that are raw again are the first that can go.
-                given_up = tiers.give_up_copies()
-                if not given_up:
-                    raise
-                self.delete(*given_up)
-                store(copy, parts)
+            self._store(copy, pieces)
+            stored = True
         except (MemoryLimitError, OSError) as error:
             logger.warning("No room for what leaves memory; values stay as they are: %s", error)
             with tiers.lock:
                 tiers.no_room_until_s = time.monotonic() + _NO_ROOM_S
             tiers.kept(entry, False)
-            return
         except Exception:
             logger.exception("Compressing failed; the value stays as it is in memory: %r", entry.key)
             tiers.kept(entry, True)
+        if not stored:
+            with tiers.lock:
+                tiers.copies.give_up(copy)
+            self.sweep()
             return
         done_s = time.perf_counter()
-        nbytes = sum(len(part) for part in parts)
-        del parts, value
+        nbytes = sum(len(part) for parts in pieces for part in parts)
+        del pieces, items, value
         self.count(
             ("serialize", "seconds", packed_s - began_s), ("compress", "seconds", done_s - packed_s),
             ("compress", "bytes", nbytes), ("compress", "count", 1),
         )
-        if (unneeded := tiers.moved(entry, copy)) is not None:
-            self.delete(unneeded)
+        tiers.moved(entry, copy)
+        self.sweep()
+
+    def _store(self, copy: Copy, pieces: list[Parts]) -> None:
+        cache = self._ensure_cache()
+        compress = not self._disk or pays([part for parts in pieces for part in parts])
+        store = cache.set if compress else cache.set_on_disk
+        for number, parts in zip(copy.numbers, pieces, strict=True):
+            try:
+                store(number, parts)
+            except MemoryLimitError:
+                # Copies of values that are raw again are the first that can go.
+                if not self.tiers.give_up_copies():
+                    raise
+                self.sweep()
+                store(number, parts)
 
     def _to_disk(self, nbytes: int) -> None:
         cache = self._ensure_cache()
@@ -237,12 +251,22 @@ class Mover:
     # -- back ------------------------------------------------------------------------------------------
     def read(self, entry: Entry) -> object:
         """The value of an entry from its copy; NOTHING if the copy is not there any more."""
-        copy, cache = entry.copy, self._cache
-        if copy is None or cache is None:
+        if (copy := entry.copy) is None:
+            return NOTHING
+        if copy.names is None:
+            return self._read_piece(copy.numbers[0])
+        pieces = [self._read_piece(number) for number in copy.numbers]
+        if any(piece is NOTHING for piece in pieces):
+            return NOTHING
+        return copy.kind(zip(copy.names, pieces, strict=True))
+
+    def _read_piece(self, number: int) -> object:
+        cache = self._cache
+        if cache is None:
             return NOTHING
         began_s = time.perf_counter()
         # A use would bring it back to the cache's RAM: but it will be raw now, and is there once more.
-        data = cache.peek(copy, NOTHING)
+        data = cache.peek(number, NOTHING)
         if data is NOTHING:
             return NOTHING
         read_s = time.perf_counter()
@@ -251,6 +275,24 @@ class Mover:
             ("decompress", "seconds", read_s - began_s), ("decompress", "bytes", len(data)),
             ("decompress", "count", 1), ("deserialize", "seconds", time.perf_counter() - read_s),
         )
+        return value
+
+    def items(self, entry: Entry) -> Items | None:
+        """A cold dict whose items are read one by one; None if it has no such copy now."""
+        with self.tiers.lock:
+            copy = entry.copy
+            if entry.state != COLD or copy is None or copy.names is None:
+                return None
+            made = Items(zip(copy.names, copy.numbers, strict=True), self._read_item, copy.kind)
+            self.tiers.copies.lease(made, copy)
+        return made
+
+    def _read_item(self, number: int) -> object:
+        value = self._read_piece(number)
+        if value is NOTHING:  # the `Items` that asks holds a lease of it
+            raise ClosedError("the store is closed: its worker has ended")
+        with self.tiers.lock:
+            self.tiers.copies.lease(value, Copy((number,)))
         return value
 
     def _next_wanted_locked(self) -> Entry | None:
@@ -280,13 +322,15 @@ class Mover:
             self.tiers.end_read(entry)
 
     # -- small things --------------------------------------------------------------------------------
-    def delete(self, *copies: int | None) -> None:
+    def sweep(self) -> None:
         """Delete copies that nobody needs any more."""
+        with self.tiers.lock:
+            unneeded = self.tiers.copies.collect()
         cache = self._cache
-        for copy in copies:
-            if copy is not None and cache is not None:
+        for number in unneeded:
+            if cache is not None:
                 try:
-                    del cache[copy]
+                    del cache[number]
                 except KeyError:
                     continue
                 self._stale = True

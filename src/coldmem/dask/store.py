@@ -26,10 +26,11 @@ from distributed.sizeof import safe_sizeof
 from distributed.spill import SpilledSize
 from distributed.worker import Worker
 
-from coldmem.dask.ahead import attach
+from coldmem.dask.ahead import Attached, attach
 from coldmem.dask.budget import UNLIMITED, Budget
 from coldmem.dask.mover import CacheLike, Mover
-from coldmem.dask.tiers import NOTHING, Tiers
+from coldmem.dask.pieces import Items
+from coldmem.dask.tiers import NOTHING, Entry, Tiers
 from coldmem.errors import ClosedError, UsageError
 
 logger = logging.getLogger("coldmem.dask")
@@ -78,6 +79,7 @@ class Store(MutableMapping[Key, Any]):
         self._codec = codec
         self._tiers = Tiers()
         self._mover: Mover | None = None
+        self._attached: Attached | None = None
         self._former: MutableMapping[Key, Any] | None = None
 
     # -- the mapping -----------------------------------------------------------------------------------
@@ -89,9 +91,9 @@ class Store(MutableMapping[Key, Any]):
             raise ClosedError("the store is closed: its worker has ended")
         if self._former is not None and key in self._former:
             del self._former[key]
-        old = tiers.put(key, value, safe_sizeof(value))
-        if old is not None:
-            self._moving.delete(old)
+        known = None if self._attached is None else self._attached.size_of(key)
+        tiers.put(key, value, safe_sizeof(value) if known is None else known)
+        self._moving.sweep()
         self._hold()
 
     def _hold(self) -> None:
@@ -122,6 +124,9 @@ class Store(MutableMapping[Key, Any]):
                 context_meter.digest_metric("memory-read", 1, "count")
                 context_meter.digest_metric("memory-read", entry.size_bytes, "bytes")
                 return value
+            items = self._items(key, entry)
+            if items is not None:
+                return items
             if not self._tiers.begin_read(entry):
                 continue
             try:
@@ -136,11 +141,18 @@ class Store(MutableMapping[Key, Any]):
                 return value
             # Its copy went while we were about to read it: it is raw again, or there is no such key now.
 
+    def _items(self, key: Key, entry: Entry) -> Items | None:
+        """For a task that takes one item of a dict: it reads that, and in its own thread."""
+        wanted = self._attached is not None and entry.copy is not None and (
+            entry.copy.names is not None and self._attached.wants_item(key))
+        return self._moving.items(entry) if wanted else None
+
     def __delitem__(self, key: Key) -> None:
         if self._former is not None and key in self._former:
             del self._former[key]
             return
-        self._moving.delete(self._tiers.drop(key))
+        self._tiers.drop(key)
+        self._moving.sweep()
 
     def __contains__(self, key: object) -> bool:
         return key in self._tiers.entries or (self._former is not None and key in self._former)
@@ -163,7 +175,8 @@ class Store(MutableMapping[Key, Any]):
             if value is NOTHING:
                 value = self._moving.read(entry)
             if value is not NOTHING:
-                self._moving.delete(self._tiers.drop(key))
+                self._tiers.drop(key)
+                self._moving.sweep()
                 return value
 
     def clear(self) -> None:
@@ -269,8 +282,11 @@ class Store(MutableMapping[Key, Any]):
                          target_now_bytes=0 if tiers.budget is None else tiers.budget.target_bytes)
         return found
 
-    def prefetch(self, keys: Iterable[Key]) -> None:
-        """A task will want `keys` soon: the threads read those that are compressed, the others stay."""
+    def prefetch(self, keys: Iterable[Key], item: bool = False) -> None:
+        """A task will want `keys` soon: the threads read those that are compressed, the others stay.
+
+        With `item`, it wants one item, which it reads itself if they are apart.
+        """
         tiers = self._tiers
         with tiers.lock:
             for key in keys:
@@ -278,6 +294,8 @@ class Store(MutableMapping[Key, Any]):
                 if entry is None:
                     continue
                 if entry.value is NOTHING:
+                    if item and entry.copy is not None and entry.copy.names is not None:
+                        continue
                     tiers.wanted.append(entry)
                     tiers.lock.notify()
                 else:
@@ -312,7 +330,7 @@ class Store(MutableMapping[Key, Any]):
                 weakref.finalize(self, self._mover.close)
         self._mover.start()
         if worker is not None:
-            attach(worker, self)
+            self._attached = attach(worker, self)
 
     def take_over(self, former: MutableMapping[Key, Any]) -> None:
         """Answer for the keys of `former` too. They move when they are asked for, or by `adopt_some`.

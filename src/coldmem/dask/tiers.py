@@ -16,11 +16,10 @@ States of an entry:
     GONE    dropped or replaced
 
 `busy` says that a thread is making the copy; whatever the state has become when it is done, `moved` and
-`kept` sort it out. `reading` says that a thread is making a value of the copy; others wait for it. A
-copy is named by a number of its own, so that a key that is dropped and put again meanwhile cannot be
-mistaken for itself.
+`kept` sort it out. `reading` says that a thread is making a value of the copy; others wait for it.
 
 One object that is put under several keys is one entry: it is counted, compressed and brought back once.
+A value that was made of an item of another's copy has that copy from the beginning.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from typing import Final
 from dask.typing import Key
 
 from coldmem.dask.budget import UNLIMITED, Budget
+from coldmem.dask.copies import Copies, Copy
 
 RAW, MOVING, COLD, GONE = range(4)
 NOTHING: Final = object()  # instead of a value, where there is none
@@ -60,7 +60,7 @@ class Entry:
         self.state = RAW
         self.busy = False
         self.reading = False
-        self.copy: int | None = None
+        self.copy: Copy | None = None
         self.weak: weakref.ref[object] | None = None
 
 
@@ -87,15 +87,16 @@ class Tiers:
         self.ratio = 1.0 / 2  # compressed size by original; a guess until the first is known
         self.disk_wanted_bytes = 0
         self.no_room_until_s = 0.0  # no copies are made until then: the last found no room
+        self.copies = Copies()
         self._draining = False
-        self._copies = 0
         self._by_identity: dict[int, Entry] = {}  # id of the value; who is COLD may be there in vain
 
     # -- the mapping ---------------------------------------------------------------------------------
-    def put(self, key: Key, value: object, size_bytes: int) -> int | None:
-        """Store a value; a copy of the one before, for the caller to delete."""
+    def put(self, key: Key, value: object, size_bytes: int) -> None:
+        """Store a value; the one before, if there was one, is dropped."""
         with self.lock:
-            old = self.drop(key) if key in self.entries else None
+            if key in self.entries:
+                self.drop(key)
             size_bytes = max(1, size_bytes)
             same = self._same_locked(value) if size_bytes >= _SHARED_BYTES_MIN else None
             if same is not None:
@@ -104,27 +105,27 @@ class Tiers:
                 self.entries[key] = same
                 if same.state != RAW:
                     self._warm_locked(same, value)
-                return old
+                return
             entry = self.entries[key] = self.raw[key] = Entry(key, value, size_bytes)
             self._name_locked(entry, value)
+            entry.copy = self.copies.claim(value)
             self.raw_bytes += size_bytes
             if self.over_locked():
                 self.lock.notify()
-            return old
 
-    def drop(self, key: Key) -> int | None:
-        """Forget a value; its copy, for the caller to delete. KeyError if there is none."""
+    def drop(self, key: Key) -> None:
+        """Forget a value. KeyError if there is none."""
         with self.lock:
             entry = self.entries.pop(key)
             if entry.aliases:
                 self._drop_name_locked(entry, key)
-                return None
+                return
             self._leave_locked(entry)
             self._unname_locked(entry)
             entry.state = GONE
+            self.copies.give_up(entry.copy)
             value, entry.value = entry.value, NOTHING  # `queue` may still have the entry
         del value  # outside the lock: this may run anything
-        return entry.copy
 
     def _drop_name_locked(self, entry: Entry, key: Key) -> None:
         """One of several keys of a value goes."""
@@ -268,18 +269,28 @@ class Tiers:
                 return self.take_locked()
         return None
 
-    def moved(self, entry: Entry, copy: int) -> int | None:
-        """The copy is complete. `copy` again if nobody needs it: the caller deletes it."""
+    def moved(self, entry: Entry, copy: Copy) -> None:
+        """The copy is complete."""
         with self.lock:
             entry.busy = False
             self.lock.notify_all()
             if entry.state == GONE:
-                return copy
+                self.copies.give_up(copy)
+                return
             entry.copy = copy
+            if copy.names is not None and isinstance(entry.value, dict):
+                self._share_locked(entry.value, copy)
             if entry.state == MOVING:
                 self._leave_locked(entry)
                 self._cool_locked(entry)
-            return None
+
+    def _share_locked(self, value: dict[object, object], copy: Copy) -> None:
+        """The items of a dict were packed one by one: who takes one out needs no other copy of it."""
+        for item, number in zip(value.values(), copy.numbers, strict=True):
+            same, piece = self._same_locked(item), Copy((number,))
+            self.copies.lease(item, piece)
+            if same is not None and same.copy is None and not same.busy and same.state == RAW:
+                same.copy = self.copies.claim(item)
 
     def kept(self, entry: Entry, for_good: bool) -> None:
         """No copy could be made: raw again, as the most recently used, or for good."""
@@ -292,20 +303,14 @@ class Tiers:
                 self.stuck[entry.key] = entry
                 self.raw.pop(entry.key, None)
 
-    def new_copy(self) -> int:
-        """A number that no copy had before."""
+    def give_up_copies(self) -> bool:
+        """Of values that are raw: there is no room for others. Whether there were any."""
         with self.lock:
-            self._copies += 1
-            return self._copies
-
-    def give_up_copies(self) -> list[int]:
-        """Copies of values that are raw, for the caller to delete: there is no room for others."""
-        with self.lock:
-            copies = [e.copy for e in self.raw.values() if e.copy is not None and not e.busy]
-            for entry in self.raw.values():
-                if not entry.busy:
-                    entry.copy = None
-            return copies
+            found = [e for e in self.raw.values() if e.copy is not None and not e.busy]
+            for entry in found:
+                self.copies.give_up(entry.copy)
+                entry.copy = None
+            return bool(found)
 
     # -- how full ------------------------------------------------------------------------------------
     def allow(self, budget: Budget) -> None:

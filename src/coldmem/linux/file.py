@@ -11,6 +11,7 @@ import os
 import cython
 from cython.cimports.libc.errno import EINTR
 from cython.cimports.libc.errno import errno as c_errno
+from cython.cimports.libc.stdint import int64_t, uint64_t
 
 TMPFS_MAGIC = 0x01021994
 RAMFS_MAGIC = 0x858458F6
@@ -23,6 +24,20 @@ def file_punch(fd, offset, nbytes):
         if c_errno != EINTR:
             return -c_errno
     return 0
+
+
+def file_read(fd, to, n, offset):
+    got: cython.Py_ssize_t
+    done: uint64_t = 0
+    while done < n:  # a call moves 2 GiB at most
+        got = pread(fd, to + done, n - done, offset + cython.cast(int64_t, done))
+        if got > 0:
+            done += cython.cast(uint64_t, got)
+        elif got == 0:
+            break
+        elif c_errno != EINTR:
+            return -c_errno
+    return cython.cast(int64_t, done)
 
 
 def in_memory(directory: str) -> bool:

@@ -14,6 +14,13 @@ cdef extern from "<sys/prctl.h>" nogil:
 
 cdef void *memory_reserve(uint64_t nbytes) noexcept nogil
 cdef void memory_release(void *start, uint64_t nbytes) noexcept nogil
+# For what is large and filled whole: it begins at a huge page, and lies in such where there are any.
+# NULL: there is none.
+cdef void *memory_take(uint64_t nbytes) noexcept nogil
+# Take the pages of a range now, in one call and not with a fault each: it will be written whole. Nothing
+# happens before Linux 5.14, or where pages are larger than 4 KiB.
+cdef void memory_populate(void *start, uint64_t nbytes) noexcept nogil
+cdef void memory_return(void *start, uint64_t nbytes) noexcept nogil
 # Ranges are sorted and joined in place; system calls made.
 cdef uint32_t memory_dontneed(iovec *ranges, uint32_t count) noexcept nogil
 # One range, in one system call.

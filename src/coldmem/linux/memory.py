@@ -1,4 +1,4 @@
-"""Address space of this process: reserve, give pages back in batches, release.
+"""Address space of this process: reserve, give pages back in batches, release; large pieces of memory.
 
 Guarantees: a reserved range reads as zeros and costs no memory until it is touched; after
 `memory_dontneed` it does so again. No policy, no locks.
@@ -24,11 +24,17 @@ from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import qsort
 from cython.cimports.posix.mman import (
     MADV_DONTNEED,
+    MAP_ANONYMOUS,
+    MAP_FAILED,
+    MAP_PRIVATE,
     MCL_CURRENT,
     MCL_FUTURE,
     PROT_NONE,
+    PROT_READ,
+    PROT_WRITE,
     madvise,
     mlockall,
+    mmap,
     mprotect,
     munlock,
     munlockall,
@@ -39,8 +45,13 @@ from coldmem.errors import EnvironmentFailure
 
 MADV_DONTFORK = cython.declare(cython.int, 10)
 MADV_DOFORK = cython.declare(cython.int, 11)
+MADV_HUGEPAGE = cython.declare(cython.int, 14)
 MADV_NOHUGEPAGE = cython.declare(cython.int, 15)
+MADV_POPULATE_WRITE = cython.declare(cython.int, 23)
 MADV_DONTNEED_LOCKED = cython.declare(cython.int, 24)
+HUGE_BYTES = cython.declare(uint64_t, 2 << 20)
+PAGE_BYTES = cython.declare(uint64_t, 4096)
+GRAIN_BYTES = cython.declare(uint64_t, 64 << 10)  # a multiple of every size of a page
 PR_SET_IO_FLUSHER = cython.declare(cython.int, 57)
 _vectored = cython.declare(int32_t, 1)
 _locked = cython.declare(int32_t, 0)
@@ -58,6 +69,36 @@ def memory_reserve(nbytes):
 def memory_release(start, nbytes):
     if start != cython.NULL:
         munmap(start, nbytes)
+
+
+def memory_take(nbytes):
+    whole: uint64_t = (nbytes + GRAIN_BYTES - 1) // GRAIN_BYTES * GRAIN_BYTES
+    skip: uint64_t
+    rest: uint64_t = nbytes % HUGE_BYTES
+    start: cython.p_char
+    p: cython.p_void = mmap(cython.NULL, whole + HUGE_BYTES, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if p == MAP_FAILED:
+        return cython.NULL
+    start = cython.cast(cython.p_char, p)
+    skip = (HUGE_BYTES - cython.cast(uint64_t, p) % HUGE_BYTES) % HUGE_BYTES
+    if skip:
+        munmap(start, skip)
+    start += skip
+    munmap(start + whole, HUGE_BYTES - skip)
+    madvise(start, whole, MADV_HUGEPAGE)
+    if rest:  # the end is less than a huge page
+        memory_populate(start + (nbytes - rest), rest)
+    return start
+
+
+def memory_return(start, nbytes):
+    munmap(start, (nbytes + GRAIN_BYTES - 1) // GRAIN_BYTES * GRAIN_BYTES)
+
+
+def memory_populate(start, nbytes):
+    before: uint64_t = cython.cast(uint64_t, start) % PAGE_BYTES
+    madvise(cython.cast(cython.p_char, start) - before, nbytes + before, MADV_POPULATE_WRITE)
 
 
 @cython.cfunc

@@ -32,7 +32,7 @@ missing, zlib's crc32 and adler32 have 32 bits, and CRC instructions differ per 
 import cython
 from cython.cimports.coldmem.linux.atomic import now_ns
 from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cython.cimports.libc.stdint import uint8_t, uint64_t
+from cython.cimports.libc.stdint import uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy
 
 P1 = cython.declare(uint64_t, 0x9E3779B97F4A7C15)
@@ -41,6 +41,8 @@ P3 = cython.declare(uint64_t, 0xBB67AE8584CAA73B)
 P4 = cython.declare(uint64_t, 0x3C6EF372FE94F82B)
 M1 = cython.declare(uint64_t, 0xFF51AFD7ED558CCD)
 M2 = cython.declare(uint64_t, 0xC4CEB9FE1A85EC53)
+AHEAD = cython.declare(uint64_t, 4096)
+BLOCKS = cython.declare(uint64_t, 0xFFFFFFFFFFFFFFE0)
 
 
 @cython.cfunc
@@ -63,23 +65,57 @@ def _round(lane: uint64_t, word: uint64_t, p1: uint64_t, p2: uint64_t) -> uint64
     return ((lane << 31) | (lane >> 33)) * p1
 
 
-def checksum(data, n, seed):
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _begin(lanes: cython.pointer(uint64_t), n: uint64_t, seed: uint64_t) -> cython.void:
+    start: uint64_t = (seed + P3) * P1 ^ (n * P4)
+    lanes[0] = start + P1
+    lanes[1] = start + P2
+    lanes[2] = start ^ P3
+    lanes[3] = start ^ P4
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _blocks(lanes: cython.pointer(uint64_t), data: cython.pointer(cython.const[uint8_t]),
+            n: uint64_t) -> cython.void:
+    """All whole blocks of 32 bytes."""
     p1: uint64_t = P1
     p2: uint64_t = P2
-    start: uint64_t = (seed + P3) * p1 ^ (n * P4)
-    a: uint64_t = start + p1
-    b: uint64_t = start + p2
-    c: uint64_t = start ^ P3
-    d: uint64_t = start ^ P4
-    left: uint64_t = n
-    word: uint64_t = 0
-    while left >= 32:
+    a: uint64_t = lanes[0]
+    b: uint64_t = lanes[1]
+    c: uint64_t = lanes[2]
+    d: uint64_t = lanes[3]
+    while n >= 32:
+        # The processor's own looking ahead ends with the page. An address past the end does no harm.
+        prefetch(data + AHEAD)
         a = _round(a, _word(data), p1, p2)
         b = _round(b, _word(data + 8), p1, p2)
         c = _round(c, _word(data + 16), p1, p2)
         d = _round(d, _word(data + 24), p1, p2)
         data += 32
-        left -= 32
+        n -= 32
+    lanes[0] = a
+    lanes[1] = b
+    lanes[2] = c
+    lanes[3] = d
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _end(lanes: cython.pointer(uint64_t), data: cython.pointer(cython.const[uint8_t]),
+         left: uint64_t) -> uint64_t:
+    """The sum, with the last bytes, fewer than 32."""
+    p1: uint64_t = P1
+    p2: uint64_t = P2
+    a: uint64_t = lanes[0]
+    word: uint64_t = 0
     while left >= 8:
         a = _round(a, _word(data), p1, p2)
         data += 8
@@ -88,15 +124,47 @@ def checksum(data, n, seed):
         memcpy(cython.address(word), data, left)
         a = _round(a, word, p1, p2)
     # One after the other: with the others fixed, each lane still maps one to one to the result.
-    a = _round(a, b, p1, p2)
-    a = _round(a, c, p1, p2)
-    a = _round(a, d, p1, p2)
+    a = _round(a, lanes[1], p1, p2)
+    a = _round(a, lanes[2], p1, p2)
+    a = _round(a, lanes[3], p1, p2)
     a ^= a >> 33
     a *= M1
     a ^= a >> 33
     a *= M2
     a ^= a >> 33
     return a
+
+
+def checksum(data, n, seed):
+    lanes: uint64_t[4]
+    _begin(lanes, n, seed)
+    _blocks(lanes, data, n)
+    return _end(lanes, data + (n & BLOCKS), n & 31)
+
+
+def sum_begin(sum, n, seed):
+    _begin(sum.lanes, n, seed)
+    sum.resting = 0
+
+
+def sum_add(sum, data, n):
+    take: uint64_t
+    if sum.resting:
+        take = min(32 - sum.resting, n)
+        memcpy(sum.rest + sum.resting, data, take)
+        sum.resting += cython.cast(uint32_t, take)
+        data += take
+        n -= take
+        if sum.resting < 32:
+            return
+        _blocks(sum.lanes, sum.rest, 32)
+    _blocks(sum.lanes, data, n)
+    sum.resting = cython.cast(uint32_t, n & 31)
+    memcpy(sum.rest, data + (n & BLOCKS), sum.resting)
+
+
+def sum_end(sum):
+    return _end(sum.lanes, sum.rest, sum.resting)
 
 
 def checksum_of(data, seed: int = 0) -> int:

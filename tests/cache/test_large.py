@@ -142,3 +142,28 @@ def test_without_a_disk_it_says_what_to_do():
     with Cache("2MiB") as cache:
         with pytest.raises(MemoryLimitError, match=r"half of memory_max=2\.0 MiB.*disk_max="):
             cache["key"] = noise(3 * MB)
+
+
+@pytest.mark.parametrize("share", [3, 4])
+def test_what_finds_no_room_beside_keys_goes_straight_to_disk(options, share):
+    """Less than half of memory, and more than what keys of what lies on disk leave of it."""
+    with Cache("2MiB", **(options | {"lossless": True}), codec="raw") as cache:
+        keys = 0
+        while cache.stats()["metadata_bytes"] < 1.4 * MB:
+            cache.set_on_disk(f"a key of some length {keys:080}", b"x")
+            keys += 1
+        value = noise(2 * MB // share)
+        cache["large"] = value
+        cache.check_valid()
+        assert cache["large"] == value and cache.stats()["disk_entries"] == keys + 1 == len(cache)
+        assert cache.stats()["evictions"] == 0
+
+
+def test_what_finds_no_room_anywhere_says_so_of_both(tmp_path):
+    with Cache("2MiB", directory=tmp_path, disk_max="8MiB", codec="raw", lossless=True) as cache:
+        with pytest.raises(MemoryLimitError, match="raise disk_max or memory_max"):
+            for n in range(1000):
+                cache[n] = noise(100_000, n)
+        assert n == len(cache) > 60
+        assert all(cache[k] == noise(100_000, k) for k in cache)
+        cache.check_valid()

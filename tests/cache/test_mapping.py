@@ -104,6 +104,30 @@ def test_set_on_disk(tmp_path, kind):
             assert all(cache[n] == values[n] for n in values if n != "there")
 
 
+@pytest.mark.parametrize("kind", ["disk", "persistent", "lossless"])
+def test_what_was_set_on_disk_is_read_after_it_was_moved_there(tmp_path, kind):
+    """Its record lies in one part then, and is shorter."""
+    with make_cache(kind, tmp_path) as cache:
+        for n in range(40):
+            cache.set_on_disk(n, noise(40_000 + n, n))
+        cache["ram"] = noise(40_000, 99)
+        cache.flush()
+        for n in range(0, 40, 2):
+            del cache[n]
+        for _ in range(2):
+            with cache._tier.lock:
+                cache._tier.log.collect(cache._tier._moved, want=1 << 40)
+            cache.check_valid()
+            stats = cache.stats()
+            assert stats["disk_live_bytes"] <= cache._tier.log.live_bytes
+            assert cache._tier.log.live_bytes - stats["disk_live_bytes"] < 200  # what the codecs are
+            assert all(cache.peek(n) == noise(40_000 + n, n) for n in range(1, 40, 2))
+        assert cache["ram"] == noise(40_000, 99)
+        assert all(cache[n] == noise(40_000 + n, n) for n in range(1, 40, 2))
+        cache.check_valid()
+        assert cache.stats()["corrupt"] == 0
+
+
 def test_set_on_disk_without_a_disk_or_with_no_room(tmp_path):
     with make_cache("ram", tmp_path) as cache, pytest.raises(UsageError, match="directory="):
         cache.set_on_disk("a", b"x")

@@ -26,10 +26,11 @@ from coldmem.cache.arguments import check_callable, check_flag, check_folder, ch
 from coldmem.cache.core import MISSING
 from coldmem.cache.flight import Flight
 from coldmem.cache.loading import Loading
+from coldmem.cache.on_disk import OnDisk
 from coldmem.cache.policy import LockedPolicy, Policy
 from coldmem.cache.recall import Recall
 from coldmem.cache.serialize import KIND_BYTES, Serializer, check_serializer, dump, load
-from coldmem.cache.tier import Tier, cache_bytes
+from coldmem.cache.tier import Tier
 from coldmem.cache.value_codecs import ValueCodecs
 from coldmem.cache.views import Items, Values
 from coldmem.codecs import Codec
@@ -47,7 +48,7 @@ _POLICY_CALLS = ("added", "hit", "removed", "victim")
 _caches: weakref.WeakSet[Cache] = weakref.WeakSet()
 
 
-class Cache(Recall, Loading, MutableMapping[Any, Any]):
+class Cache(Recall, Loading, OnDisk, MutableMapping[Any, Any]):
     """A mapping whose values live compressed in memory, the coldest on disk if there is one.
 
     Values that are bytes come back as bytes (bytearray and memoryview, too); anything else goes through
@@ -220,12 +221,16 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         MemoryLimitError
             There is no room on disk. What was there before is still there.
         """
-        self._check_open()
         tier = self._tier
+        self._check_open()
         if tier is None:
             raise UsageError("this cache has no disk: give directory=, path= or disk_max=")
         kind, parts = dump(value, self._serializer)
-        tier.put_as_it_is(cache_bytes(self, key), parts, kind, self._ttl)
+        raw, number = self._hold(key)
+        try:
+            tier.put_as_it_is(raw, parts, kind, self._ttl)
+        finally:
+            self._release(number)
 
     def __delitem__(self, key: Any) -> None:
         if not self._delete(key):
@@ -332,8 +337,10 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
     # -- room ----------------------------------------------------------------------------------------
     def _make_room(self, need: int) -> None:
         """The engine found no room, and may not evict by itself."""
-        if self._tier is not None:
-            self._tier.make_room(need)
+        tier = self._tier
+        self._check_open()
+        if tier is not None:
+            tier.make_room(need)
             return
         chooser = self._chooser()
         if chooser is not None and not self.lossless:
@@ -366,11 +373,12 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
             Bytes of values that left memory, compressed; 0 when nothing could.
         """
         wanted = parse_bytes(nbytes)
+        tier = self._tier
         self._check_open()
-        if self._tier is not None:
+        if tier is not None:
             done = 0
             while done < wanted:
-                step = self._tier.evict(min(wanted - done, 4 << 20))
+                step = tier.evict(min(wanted - done, 4 << 20))
                 if not step:
                     break
                 done += step
@@ -381,22 +389,8 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
             self._drain()
         return max(before - self._used(), 0)
 
-    def _from_disk(self, key: Any, place: tuple[int, int, int], stay: bool) -> Any:
-        assert self._tier is not None
-        return self._tier.load(key, place, stay)
-
-    def _straight_to_disk(self, key: bytes, payload: memoryview, kind: int, codec: int, length: int,
-                          left: float | None, only_new: bool) -> bool:
-        assert self._tier is not None
-        return self._tier.put(key, [payload], kind, codec, length, left, only_new)
-
     def _load_value(self, kind: int, data: Any) -> Any:
         return load(kind, data, self._serializer)
-
-    def _free_places(self, places: list[tuple[int, int, int]],
-                     gone: list[tuple[int, int, int]]) -> None:
-        if self._tier is not None:
-            self._tier.free_places(places, gone)
 
     def _evicted(self, key: Any, reason: str) -> None:
         chooser = self._chooser()
@@ -424,10 +418,11 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
             ``writebacks``, ``written_bytes``, ``disk_reads``, ``read_bytes``, ``refused``, ``corrupt``;
             ``dictionaries`` in use.
         """
+        tier = self._tier
         self._check_open()
         numbers = dict(self._engine_stats())
-        if self._tier is not None:
-            numbers |= self._tier.stats()
+        if tier is not None:
+            numbers |= tier.stats()
         else:
             numbers |= dict.fromkeys(("disk_used_bytes", "disk_max_bytes", "writebacks", "written_bytes",
                                       "disk_reads", "read_bytes", "refused", "corrupt"), 0)
@@ -442,9 +437,10 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         SwapFileError, MemoryLimitError
             The disk fails or is full. What was flushed before is still there.
         """
+        tier = self._tier
         self._check_open()
-        if self._tier is not None and self._tier.persistent:
-            self._tier.flush()
+        if tier is not None and tier.persistent:
+            tier.flush()
 
     def close(self) -> None:
         """Flush a persistent cache, and give back memory and disk. A second call does nothing."""
@@ -459,9 +455,9 @@ class Cache(Recall, Loading, MutableMapping[Any, Any]):
         codecs = getattr(self, "_codecs", None)
         if codecs is not None:
             codecs.stop()
-        tier, self._tier = self._tier, None
+        self._close_engine()  # before the tier goes: whoever misses it finds the cache closed
         self._set_flags(False, False, False, False)
-        self._close_engine()
+        tier, self._tier = self._tier, None
         if tier is not None:
             tier.close()
 

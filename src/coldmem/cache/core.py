@@ -8,7 +8,7 @@ Locks: shard locks (see state.pxd); the GIL for the side table.
 """
 
 import cython
-from cython.cimports.coldmem.cache.account import charge
+from cython.cimports.coldmem.cache.account import charge, uncharge
 from cython.cimports.coldmem.cache.body import (
     body_decode,
     body_free,
@@ -67,6 +67,20 @@ MISSING = object()
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
+@cython.final
+@cython.freelist(16)
+@cython.cclass
+class Other:
+    """See core.pxd."""
+
+    def __hash__(self):
+        return self.hash
+
+    def __eq__(self, other):
+        they: Other = other
+        return self.hash == they.hash and (self.key is they.key or self.key == they.key)
+
+
 @cython.no_gc_clear
 @cython.cclass
 class Core:
@@ -74,30 +88,70 @@ class Core:
 
     # -- keys --------------------------------------------------------------------------------------
     def _key(self, key, k, create):
-        """Fill k; what must live as long as k does, None when a key of the side table is not known."""
+        """Fill k; what must live as long as k does, None when a key of the side table is not known.
+
+        With `create` such a key gets its number, which stays until `_release`.
+        """
         if self.closed:
             raise ClosedError("this cache is closed")
         if key_of(key, k):
             return key
-        hash(key)  # raises the TypeError that a reader expects
+        other: Other = Other.__new__(Other)
+        other.hash = hash(key)  # raises the TypeError that a reader expects
+        other.key = key
         plain = _plain(key)
         if plain is not None and key_of(plain, k):
             return plain
-        number = self.others.get(key)
+        number = self.others.get(other)
         if number is None:
             if not create:
                 return None
-            number = self.next_other
-            self.next_other += 1
-            self._note_other(key, number)
+            number = self._number_of(other)
+        if create:
+            self.held[number] = self.held.get(number, 0) + 1
         key_number(k, KEY_OTHER, number)
         return number
 
-    def _note_other(self, key, number):
+    def _number_of(self, other):
         a32_store_rlx(cython.address(self.c.want_events), 1)  # its number goes when its entry goes
-        self.others[key] = number
-        self.others_by_number[number] = key
-        charge(self.c, OTHER_BYTES, True)
+        number = self.next_other
+        self.next_other += 1
+        known = self.others.setdefault(other, number)  # its equal may have come while it was compared
+        if known == number:
+            self.others_by_number[number] = other
+            charge(self.c, OTHER_BYTES, True)
+        return known
+
+    def _release(self, number):
+        """What `_key` was to create a number for is stored, or was not. None: it has no number."""
+        if number is None:
+            return
+        calls = self.held.get(number, 1) - 1
+        if calls:
+            self.held[number] = calls
+        else:
+            self.held.pop(number, None)
+            self._forget_other(number)
+
+    def _forget_other(self, number):
+        """Give up a number, unless it has an entry or is about to. From here on nobody else's code runs:
+        what is seen stays so."""
+        k: Key
+        s: ShardP
+        there: cython.bint
+        other = self.others_by_number.get(number)
+        if other is None or number in self.held:
+            return 0
+        key_number(cython.address(k), KEY_OTHER, number)
+        s = shard_of(self.c, k.hash)
+        mutex_lock(cython.address(s.lock))
+        there = table_find(self.c, s, cython.address(k)) != 0
+        mutex_unlock(cython.address(s.lock))
+        if not there:
+            del self.others_by_number[number]
+            del self.others[other]
+            uncharge(self.c, OTHER_BYTES)
+        return 0
 
     def _open(self):
         if self.closed:
@@ -181,6 +235,7 @@ class Core:
         segment: uint32_t
         offset: uint32_t
         nbytes: uint32_t
+        first: cython.bint = count
         while True:
             mutex_lock(cython.address(s.lock))
             i = table_find(c, s, k)
@@ -192,20 +247,20 @@ class Core:
                     entry_forget(c, s, i, EV_EXPIRED)
                     i = 0
             if i == 0:
-                s.misses += count
+                s.misses += first
                 mutex_unlock(cython.address(s.lock))
                 if a64_load_rlx(cython.address(c.events_bytes)):
                     self._drain()
                 return MISSING
-            if count:
+            if first:
                 s.hits += 1
                 queue_hit(c, s, i)
-                count = False  # once, also if the disk sends us round again
             if e.state == E_SMALL:
-                return self._small(s, i)
+                return self._small(s, i, count)
             if e.state == E_LARGE:
-                return self._large(s, i)
-            s.hits_disk += 1
+                return self._large(s, i, count)
+            s.hits_disk += first
+            first = False  # once, also if the disk sends us round again
             segment = e.segment
             offset = e.offset
             nbytes = e.disk_bytes
@@ -214,7 +269,7 @@ class Core:
             if value is not MISSING:
                 return value
 
-    def _small(self, s, i):
+    def _small(self, s, i, count):
         """The value of a small entry. Takes over the shard's lock."""
         c: CacheP = self.c
         e: EntryP = entry_at(s, i)
@@ -241,8 +296,9 @@ class Core:
             raise
         if e.hot:
             memcpy(out, s.hot[e.hot - 1].data, n)
-            s.hot[e.hot - 1].used = 1
-            s.hits_hot += 1
+            if count:
+                s.hot[e.hot - 1].used = 1
+                s.hits_hot += 1
             mutex_unlock(cython.address(s.lock))
             return data if kind == 0 else self._finish(kind, data)
         w = context_get(c)
@@ -251,11 +307,11 @@ class Core:
             raise MemoryError("no memory to decompress a value")
         stored = cython.cast(uint32_t, entry_stored(c, e))
         p = zs_read_begin(c.pool, body, cython.address(token), cython.address(error)) + e.key_bytes
-        s.ticks += 1
+        s.ticks += count
         if n <= GIL_BYTES:
             bad = chunk_decompress(c, w, p, stored, codec, out, n)
             zs_read_end(c.pool, body, token)
-            if e.use > 1 and s.ticks & HOT_PERIOD == 0 and bad == 0:
+            if count and e.use > 1 and s.ticks & HOT_PERIOD == 0 and bad == 0:
                 hot_put(c, s, i, out, n)
             mutex_unlock(cython.address(s.lock))
         else:
@@ -264,7 +320,7 @@ class Core:
             mutex_unlock(cython.address(s.lock))
             with cython.nogil:
                 bad = chunk_decompress(c, w, w.gather, stored, codec, out, n)
-                if bad == 0:
+                if bad == 0 and count:
                     mutex_lock(cython.address(s.lock))
                     e = entry_at(s, i)
                     if e.state == E_SMALL and e.body == body and e.hot == 0 and e.use > 1:
@@ -275,7 +331,7 @@ class Core:
             raise CorruptDataError(DAMAGED)
         return data if kind == 0 else self._finish(kind, data)
 
-    def _large(self, s, i):
+    def _large(self, s, i, count):
         """The value of an entry in pieces. Takes over the shard's lock."""
         c: CacheP = self.c
         e: EntryP = entry_at(s, i)
@@ -286,7 +342,7 @@ class Core:
         out: cython.pointer(uint8_t) = cython.NULL
         bad: cython.int = 1  # until it is decompressed
         if e.hot:
-            return self._small(s, i)
+            return self._small(s, i, count)
         b.pins += 1
         w = context_get(c)  # under the lock: see Engine._retire_codec
         mutex_unlock(cython.address(s.lock))
@@ -306,7 +362,8 @@ class Core:
             if b.dead:
                 if b.pins == 0:
                     body_free(c, b)
-            elif e.body == cython.cast(uint64_t, b) and e.hot == 0 and e.use > 1 and bad == 0:
+            elif (count and e.body == cython.cast(uint64_t, b) and e.hot == 0 and e.use > 1
+                  and bad == 0):
                 s.ticks += 1
                 if b.length < c.hot_max:
                     hot_put(c, s, i, out, cython.cast(uint32_t, b.length))

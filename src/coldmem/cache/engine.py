@@ -9,8 +9,9 @@ from cython.cimports.coldmem.cache.account import charge, uncharge, used_bytes
 from cython.cimports.coldmem.cache.body import entry_key
 from cython.cimports.coldmem.cache.check import cache_check
 from cython.cimports.coldmem.cache.context import context_get, context_put, contexts_destroy
+from cython.cimports.coldmem.cache.core import Other
 from cython.cimports.coldmem.cache.hot import hot_destroy
-from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_number, key_object
+from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_object
 from cython.cimports.coldmem.cache.reencode import reencode_some
 from cython.cimports.coldmem.cache.room import (
     clear_shard,
@@ -72,7 +73,6 @@ from coldmem.errors import CorruptPoolError, UsageError
 POLICIES = ("s3fifo", "lru", "external")
 RAW = cython.declare(uint32_t, 0x80000000)
 HANDLE_BYTES = cython.declare(uint64_t, 16)
-OTHER_BYTES = cython.declare(uint64_t, 300)
 CODEC_BYTES = cython.declare(uint64_t, 131072)  # as body.py counts
 BASE_BYTES = cython.declare(uint64_t, 65536)  # the engine itself
 REASONS = {EV_MEMORY: "memory", EV_DISK: "disk", EV_EXPIRED: "expired"}
@@ -99,6 +99,7 @@ class Engine(Writer):
         self.codecs = (None,) * CODECS_MAX
         self.others = {}
         self.others_by_number = {}
+        self.held = {}
         self.heard = []
         self.next_other = 1
         c.pool = self.pool.c
@@ -166,6 +167,7 @@ class Engine(Writer):
             clear_shard(self.c, self.c.shards + i, EV_REMOVED)
         self.others.clear()
         self.others_by_number.clear()
+        self.held.clear()
 
     def _charge(self, nbytes):
         """Count bytes that belong to the cache and lie elsewhere; negative to take them back."""
@@ -283,16 +285,24 @@ class Engine(Writer):
         """The key from its bytes; MISSING: one of the side table that has gone."""
         p: U8CP = cython.cast(U8CP, PyBytes_AS_STRING(data))
         if p[0] == KEY_OTHER:
-            return self.others_by_number.get(key_object(p, len(data)), MISSING)
+            other: Other = self.others_by_number.get(key_object(p, len(data)))
+            return MISSING if other is None else other.key
         return key_object(p, len(data))
 
-    def _bytes_of_key(self, key, create: cython.bint = False):
+    def _bytes_of_key(self, key):
         """The bytes of a key; None: it has a number of the side table only, and none yet."""
         k: Key
-        keep = self._key(key, cython.address(k), create)
+        keep = self._key(key, cython.address(k), False)
         if keep is None:
             return None
         return bytes([k.kind]) + cython.cast(cython.p_char, k.data)[:k.n]
+
+    def _hold(self, key):
+        """The bytes of a key, and what `_release` is to be told when something is stored under it."""
+        k: Key
+        keep = self._key(key, cython.address(k), True)
+        data = bytes([k.kind]) + cython.cast(cython.p_char, k.data)[:k.n]
+        return data, keep if k.kind == KEY_OTHER else None
 
     def expire(self):
         """Drop what is past its time to live; how many entries."""
@@ -343,8 +353,15 @@ class Engine(Writer):
         """Hear what has gone, and tell `on_evict`, which may do anything: no lock may be held."""
         self._settle()
         heard, self.heard = self.heard, []
-        for key, reason in heard:
-            self._evicted(key, reason)
+        heard.reverse()
+        try:
+            while heard:
+                key, reason = heard.pop()
+                self._evicted(key, reason)
+        finally:
+            if heard:  # it raised: the next call tells the rest
+                heard.reverse()
+                self.heard[:0] = heard
 
     def _settle(self):
         """Hear what has gone: free places on disk, forget numbers of keys; `_drain` is to follow."""
@@ -375,26 +392,12 @@ class Engine(Writer):
             else:
                 key = self._key_of_bytes(data[at:at + n])
                 if p[at] == KEY_OTHER and key is not MISSING:
-                    self._forget_other(key, key_object(p + at, n))
+                    self._forget_other(key_object(p + at, n))
                 if key is not MISSING and event in REASONS:
                     self.heard.append((key, REASONS[event]))
             at += n
         if places or gone:
             self._free_places(places, gone)
-
-    def _forget_other(self, key, number):
-        k: Key
-        s: ShardP
-        there: cython.bint
-        key_number(cython.address(k), KEY_OTHER, number)
-        s = shard_of(self.c, k.hash)
-        mutex_lock(cython.address(s.lock))
-        there = table_find(self.c, s, cython.address(k)) != 0
-        mutex_unlock(cython.address(s.lock))
-        if not there and self.others.get(key) == number:
-            del self.others[key]
-            self.others_by_number.pop(number, None)
-            uncharge(self.c, OTHER_BYTES)
 
     # -- room --------------------------------------------------------------------------------------
     def _evict_from_ram(self, need):

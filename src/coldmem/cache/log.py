@@ -257,9 +257,9 @@ class Log(LogBase):
         Parameters
         ----------
         moved : callable
-            ``moved(key, old, new)`` is told of each record, without any lock of the log. True: `new`
-            is used from now on. False: nobody uses `old`; so what `append` has returned must be known
-            by now. The log frees what is not used.
+            ``moved(key, old, new)`` is told of each record, without any lock of the log. `new` is
+            shorter where the payload had parts. True: `new` is used from now on. False: nobody uses
+            `old`; so what `append` has returned must be known by now. The log frees what is not used.
         want : int, optional
             Stop when so many bytes are given back. A segment is then worth it with 1/32 of garbage;
             without `want`, with 1/4.
@@ -304,11 +304,12 @@ class Log(LogBase):
             self._check()
             self._settle_locked()
             self._sync(*self._unsynced_locked())  # what came since
-            gone, self._gone = self._gone, False
+            self._gone = False  # before what waits is settled: what comes after that sets it again
+            self._settle_locked()
             try:
                 self._write_deaths_locked(None)
             except BaseException:
-                self._gone = gone
+                self._gone = True
                 raise
             segments, changes = self._unsynced_locked()
         self._sync(segments, changes)

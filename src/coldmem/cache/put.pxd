@@ -40,6 +40,9 @@ cdef class Writer(Dropper):
     cdef uint32_t sample_tick
     cdef uint64_t learnt_original   # of small values since it last did
     cdef uint64_t learnt_stored
+    # 1, or 0 as `_link`; and the bytes of all parts.
+    cdef int _put_parts(self, Key *k, object parts, uint8_t kind, uint32_t expires, bint only_new,
+                        uint64_t *total) except -1
     cdef int _store(self, Key *k, Source *src, uint8_t kind, uint32_t expires,
                     bint only_new) except -1
     cdef int _store_large(self, Key *k, Source *src, Context *w, Put *put, uint32_t number,

@@ -18,7 +18,7 @@ from cython.cimports.coldmem.cache.body import (
     place_drop,
 )
 from cython.cimports.coldmem.cache.context import chunk_compress, context_get, context_put
-from cython.cimports.coldmem.cache.keys import KEY_OTHER, key_number
+from cython.cimports.coldmem.cache.keys import KEY_OTHER
 from cython.cimports.coldmem.cache.queues import queue_drop, queue_new, queue_push
 from cython.cimports.coldmem.cache.room import now_tick, room_make, shard_of, ticks_of
 from cython.cimports.coldmem.cache.state import (
@@ -134,14 +134,29 @@ class Writer(Dropper):
     def _put(self, key, parts, kind: cython.int, ttl, only_new: cython.bint = False):
         """Store the bytes of `parts`, a list of buffers or one bytes object: whether that was done."""
         k: Key
+        expires: uint32_t = ticks_of(self.c, ttl)
+        stored: cython.bint
+        total: uint64_t = 0
+        keep = self._key(key, cython.address(k), True)
+        try:
+            stored = self._put_parts(
+                cython.address(k), parts, kind, expires, only_new, cython.address(total))
+        finally:
+            if k.kind == KEY_OTHER:
+                self._release(keep)
+        if stored and self.chooser is not None:
+            self.chooser.added(key, total)
+        if a64_load_rlx(cython.address(self.c.events_bytes)):
+            self._drain()
+        return stored
+
+    def _put_parts(self, k, parts, kind, expires, only_new, total):
         src: Source
         one: cython.Py_buffer
-        expires: uint32_t = ticks_of(self.c, ttl)
         n: uint32_t
         done: uint32_t = 0
         stored: cython.bint
         memset(cython.address(src), 0, cython.sizeof(Source))
-        keep = self._key(key, cython.address(k), True)
         if type(parts) is bytes:
             memset(cython.address(one), 0, cython.sizeof(cython.Py_buffer))
             one.buf = PyBytes_AS_STRING(parts)
@@ -149,8 +164,7 @@ class Writer(Dropper):
             src.views = cython.address(one)
             src.count = 1
             src.total = one.len
-            stored = self._store(
-                cython.address(k), cython.address(src), kind, expires, only_new)
+            stored = self._store(k, cython.address(src), kind, expires, only_new)
         else:
             n = len(parts)
             src.views = cython.cast(ViewP, calloc(n + 1, cython.sizeof(cython.Py_buffer)))
@@ -162,33 +176,13 @@ class Writer(Dropper):
                     PyObject_GetBuffer(part, src.views + done, PyBUF_SIMPLE)
                     src.total += src.views[done].len
                     done += 1
-                stored = self._store(
-                    cython.address(k), cython.address(src), kind, expires, only_new)
+                stored = self._store(k, cython.address(src), kind, expires, only_new)
             finally:
                 for n in range(done):
                     PyBuffer_Release(src.views + n)
                 free(src.views)
-        if k.kind == KEY_OTHER:
-            self._settle_other(key, keep, parts, kind, ttl)
-        if stored and self.chooser is not None:
-            self.chooser.added(key, src.total)
-        if a64_load_rlx(cython.address(self.c.events_bytes)):
-            self._drain()
+        total[0] = src.total
         return stored
-
-    def _settle_other(self, key, number, parts, kind, ttl):
-        """While we stored, the number of the key may have been given up, and another one given out."""
-        known = self.others.get(key)
-        if known is None:
-            self._note_other(key, number)
-        elif known != number:
-            self._drop_number(number)
-            self._put(key, parts, kind, ttl)
-
-    def _drop_number(self, number):
-        k: Key
-        key_number(cython.address(k), KEY_OTHER, number)
-        self._forget(cython.address(k), cython.NULL)
 
     def _store(self, k, src, kind, expires, only_new):
         c: CacheP = self.c
@@ -204,7 +198,7 @@ class Writer(Dropper):
         now: uint32_t
         p: U8CP
         result: U8CP = cython.NULL
-        packed = None
+        packed = no_room = None
         if src.total > LENGTH_MAX:
             raise InvalidSizeError(
                 f"a value of {src.total} bytes: a cache takes up to {LENGTH_MAX}; split it")
@@ -252,9 +246,11 @@ class Writer(Dropper):
                 try:
                     self._store_large(k, src, w, cython.address(put), number, result,
                                       cython.cast(uint32_t, stored) | (RAW if raw else 0))
-                except MemoryLimitError:
-                    if not put.too_large or a32_load_rlx(cython.address(c.have_disk)) == 0:
+                except MemoryLimitError as error:
+                    if a32_load_rlx(cython.address(c.have_disk)) == 0:
                         raise
+                    # Less than half may be left, too: keys take memory, and what others are storing.
+                    no_room = None if put.too_large else error
                     put.codec = number
                     packed = self._packed(k, src, w, number, cython.address(nbytes))
             # Before the context is given back: without it or a user, the codec may go.
@@ -268,6 +264,10 @@ class Writer(Dropper):
                 return self._straight_to_disk(
                     key, memoryview(packed)[:nbytes], kind, number, src.total,
                     (max(expires, now + 1) - now) / 100.0 if expires else None, only_new)
+            except MemoryLimitError:
+                if no_room is None:
+                    raise
+                raise no_room from None  # which says what to do about both
             finally:
                 a64_fetch_add_rlx(cython.address(c.users[number]), -1)
         return self._link(k, cython.address(put))

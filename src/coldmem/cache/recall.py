@@ -39,6 +39,7 @@ from cython.cimports.coldmem.cache.state import (
     F_ON_DISK,
     F_PLACE,
     F_TABLE,
+    Q_DISK,
     Q_MAIN,
     U8CP,
     U8P,
@@ -258,8 +259,10 @@ class Recall(Spill):
         ok: cython.bint = False
         to_segment: uint32_t
         to_offset: uint32_t
+        to_bytes: uint32_t
+        more: uint64_t
         segment, offset, _ = old
-        to_segment, to_offset, _ = new
+        to_segment, to_offset, to_bytes = new
         if not key_from(cython.cast(U8CP, PyBytes_AS_STRING(key)), len(key), cython.address(k)):
             return False
         s = shard_of(self.c, k.hash)
@@ -271,6 +274,12 @@ class Recall(Spill):
                 if e.flags & F_PLACE and e.segment == segment and e.offset == offset:
                     e.segment = to_segment
                     e.offset = to_offset
+                    # What was appended in parts is written as one, which is shorter.
+                    more = cython.cast(uint64_t, to_bytes) - e.disk_bytes
+                    s.disk_bytes += more
+                    if e.queue == Q_DISK:
+                        s.queues[Q_DISK].bytes += more
+                    e.disk_bytes = to_bytes
                     ok = True
         finally:
             mutex_unlock(cython.address(s.lock))

@@ -18,6 +18,8 @@ cdef class Spill(Engine):
     cdef int _pick(self, Shard *s, uint32_t i, Picked *picked, list keys, list payloads) except -1
     cdef int _rows(self, uint32_t number, Picked *picked, list keys, list payloads,
                    list out) except -1
+    cdef int _unpick(self, Shard *s, Picked *picked) except -1
+    cdef int _give_back(self, Shard *s, uint32_t i, uint64_t body, bint newest) except -1
     cdef bytes _payload(self, Body *b)
     cdef int _place(self, Shard *s, Entry *e, uint32_t segment, uint32_t offset, uint32_t size,
                     uint8_t flags) except -1

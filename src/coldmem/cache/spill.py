@@ -97,27 +97,32 @@ class Spill(Engine):
             s = c.shards + n
             tries += 1
             picked.count = 0
-            keys: list = []
-            payloads: list = []
-            mutex_lock(cython.address(s.lock))
             try:
-                while got < want and picked.count < PICKED_MAX:
-                    i = queue_victim(c, s)
-                    if i == 0:
-                        break
-                    tries = 0
-                    got += entry_weight(c, entry_at(s, i))
-                    if entry_at(s, i).flags & F_ON_DISK:
-                        to_disk(c, s, i)  # a copy is there already
-                        continue
-                    try:
-                        self._pick(s, i, cython.address(picked), keys, payloads)
-                    except BaseException:
-                        queue_push_oldest(c, s, i, Q_MAIN)
-                        raise
-            finally:
-                mutex_unlock(cython.address(s.lock))
-            self._rows(n, cython.address(picked), keys, payloads, out)
+                keys: list = []
+                payloads: list = []
+                mutex_lock(cython.address(s.lock))
+                try:
+                    while got < want and picked.count < PICKED_MAX:
+                        i = queue_victim(c, s)
+                        if i == 0:
+                            break
+                        tries = 0
+                        got += entry_weight(c, entry_at(s, i))
+                        if entry_at(s, i).flags & F_ON_DISK:
+                            to_disk(c, s, i)  # a copy is there already
+                            continue
+                        try:
+                            self._pick(s, i, cython.address(picked), keys, payloads)
+                        except BaseException:
+                            queue_push_oldest(c, s, i, Q_MAIN)
+                            raise
+                finally:
+                    mutex_unlock(cython.address(s.lock))
+                self._rows(n, cython.address(picked), keys, payloads, out)
+            except BaseException:
+                self._unpick(s, cython.address(picked))
+                self._abort(out, False)  # those of other shards
+                raise
         return out, got
 
     def _next_shard(self):
@@ -158,14 +163,31 @@ class Spill(Engine):
             left = (max(e.expires, tick) - tick) / 100.0 if e.expires else None
             rows.append((number, picked.numbers[k], e.body, keys[k],
                          (e.kind, e.codec, e.state == E_LARGE, e.length, left), [payloads[k]]))
-        try:
-            for k in range(picked.count):
-                if picked.entries[k].state == E_LARGE:
-                    rows[k][5][0] = self._payload(cython.cast(BodyP, picked.entries[k].body))
-        except BaseException:
-            self._abort(rows, False)
-            raise
+        for k in range(picked.count):
+            if picked.entries[k].state == E_LARGE:
+                rows[k][5][0] = self._payload(cython.cast(BodyP, picked.entries[k].body))
         out.extend(rows)
+        return 0
+
+    def _unpick(self, s, picked):
+        """There was no memory for the rows: as `_abort`."""
+        k: uint32_t
+        mutex_lock(cython.address(s.lock))
+        for k in range(picked.count):
+            self._give_back(s, picked.numbers[k], picked.entries[k].body, False)
+            if picked.entries[k].state == E_LARGE:
+                self._unpin(s, picked.entries[k].body)
+        mutex_unlock(cython.address(s.lock))
+        return 0
+
+    def _give_back(self, s, i, body, newest):
+        """What has left its queue goes back to one end of it, if it is still there."""
+        e: EntryP = entry_at(s, i)
+        if e.state != E_FREE and e.body == body and e.queue == Q_NONE:
+            if newest:
+                queue_push(self.c, s, i, Q_MAIN)
+            else:
+                queue_push_oldest(self.c, s, i, Q_MAIN)
         return 0
 
     def _payload(self, b):
@@ -255,25 +277,19 @@ class Spill(Engine):
         return 0
 
     def _abort(self, rows, newest: cython.bint):
-        """They could not be written: what has left its queue goes back to one end of it."""
+        """They could not be written."""
         c: CacheP = self.c
         s: ShardP
         n: uint32_t
         i: uint32_t
         body: uint64_t
-        e: EntryP
         for number, entry, what, _, meta, _ in rows:
             n = number
             i = entry
             body = what
             s = c.shards + n
             mutex_lock(cython.address(s.lock))
-            e = entry_at(s, i)
-            if e.state != E_FREE and e.body == body and e.queue == Q_NONE:
-                if newest:
-                    queue_push(c, s, i, Q_MAIN)
-                else:
-                    queue_push_oldest(c, s, i, Q_MAIN)
+            self._give_back(s, i, body, newest)
             if meta[2]:
                 self._unpin(s, body)
             mutex_unlock(cython.address(s.lock))
@@ -292,20 +308,24 @@ class Spill(Engine):
         keys: list = []
         payloads: list = []
         picked.count = 0
-        mutex_lock(cython.address(s.lock))
         try:
-            end = min(s.end, i + 256)
-            while i < end and got < 1 << 20 and picked.count < PICKED_MAX:
-                e = entry_at(s, i)
-                if (e.state == E_SMALL or e.state == E_LARGE) and not e.flags & F_ON_DISK:
-                    self._pick(s, i, cython.address(picked), keys, payloads)
-                    got += entry_weight(c, e)
-                i += 1
-            if i >= s.end:
-                i = 0
-        finally:
-            mutex_unlock(cython.address(s.lock))
-        self._rows(n, cython.address(picked), keys, payloads, out)
+            mutex_lock(cython.address(s.lock))
+            try:
+                end = min(s.end, i + 256)
+                while i < end and got < 1 << 20 and picked.count < PICKED_MAX:
+                    e = entry_at(s, i)
+                    if (e.state == E_SMALL or e.state == E_LARGE) and not e.flags & F_ON_DISK:
+                        self._pick(s, i, cython.address(picked), keys, payloads)
+                        got += entry_weight(c, e)
+                    i += 1
+                if i >= s.end:
+                    i = 0
+            finally:
+                mutex_unlock(cython.address(s.lock))
+            self._rows(n, cython.address(picked), keys, payloads, out)
+        except BaseException:
+            self._unpick(s, cython.address(picked))
+            raise
         return i, out
 
     def _drop_oldest_on_disk(self, nbytes):

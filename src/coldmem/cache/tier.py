@@ -69,6 +69,7 @@ class Tier:
         self._garbage_next = 0  # so much garbage must there be before collecting is tried again
         # While there are records that no entry has yet, collecting would take them for dead.
         self._may_collect = not persistent
+        self._writing = 0  # calls of `_write`; more than one: a finalizer has used the cache in it
         # By number, of what `save_codec` wrote. When a record of a dictionary is damaged its number is
         # given out again, and values of the old one must not be read with the new one.
         self._sums: dict[int, int] = {}
@@ -187,14 +188,20 @@ class Tier:
         Nothing may be collected between writing and telling, nor a tombstone written since the giving.
         """
         cache = self.cache
-        good, bad, records = self._records(rows)
-        cache._abort(bad, True)
+        good = rows
+        self._writing += 1
         try:
-            places = self._append(records) if records else []
-        except BaseException:
-            cache._abort(good, False)
-            raise
-        for place in cache._commit(good, places, leave):
+            try:
+                good, bad, records = self._records(rows)  # pickles keys, which may run anything
+                cache._abort(bad, True)
+                places = self._append(records) if records else []
+            except BaseException:
+                cache._abort(good, False)
+                raise
+            lost = cache._commit(good, places, leave)
+        finally:
+            self._writing -= 1
+        for place in lost:
             self.log.free(Location(*place), gone=True)
         self._account()
         return len(good)
@@ -280,7 +287,7 @@ class Tier:
         if log.garbage() < nbytes and not self.cache.lossless and not (full and self.persistent):
             self.cache._drop_oldest_on_disk(nbytes)
             self.cache._settle()
-        if log.garbage() and self._may_collect:
+        if log.garbage() and self._may_collect and self._writing < 2:
             try:
                 log.collect(self._moved, want=nbytes, full=full)
             except SwapFileError:
@@ -303,7 +310,7 @@ class Tier:
         log = self.log
         garbage = log.garbage()
         if (self._may_collect and garbage * _GARBAGE_SHARE > log.used_bytes + (4 << 20)
-                and garbage >= self._garbage_next and self.lock.acquire(False)):
+                and garbage >= self._garbage_next and not self._writing and self.lock.acquire(False)):
             try:
                 log.collect(self._moved, want=garbage // 2)
                 self._garbage_next = 0
@@ -427,11 +434,14 @@ class Tier:
                        length: int, expires: float, now: float) -> bool:
         try:
             value = pickle.loads(key[1:])
-            raw = cache_bytes(self.cache, value)
+            raw, number = self.cache._hold(value)
         except Exception:
             return False
-        return bool(self.cache._put_on_disk(raw, place, kind, codec, table, length,
-                                        expires - now if expires else None))
+        try:
+            return bool(self.cache._put_on_disk(raw, place, kind, codec, table, length,
+                                                expires - now if expires else None))
+        finally:
+            self.cache._release(number)
 
     def drop(self, key: Any, identity: tuple[int, int, int] | None = None) -> bool:
         """Drop a key, if its value is still that one, for good: whether it was there.
@@ -453,6 +463,7 @@ class Tier:
                 except SwapFileError as error:
                     if error.errno not in FULL:
                         raise
+                    cache._settle()  # so that its place is among what the next flush writes down
                     self.log.note_deaths()
         return True
 
@@ -478,10 +489,3 @@ class Tier:
         """Close the log; the cache is closed before."""
         with self.lock:
             self.log.close()
-
-
-def cache_bytes(cache: Cache, key: Any) -> bytes:
-    """The bytes of a key, which gets a number in the side table if it needs one."""
-    data = cache._bytes_of_key(key, True)
-    assert data is not None
-    return data

@@ -3,7 +3,7 @@
 A figure in the README is thus always one that a command printed. Files: ``engine.json`` is what
 ``coldmem bench engine --json`` printed, ``locks.json`` what ``coldmem lab locks --json`` did,
 ``memory.json`` what ``coldmem bench memory --with-kernel --json`` did, ``build.json`` what
-``coldmem lab build --json`` did.
+``coldmem lab build --json`` did, ``dask_*.json`` what ``coldmem bench dask --json`` did.
 """
 
 import json
@@ -162,6 +162,36 @@ def build(data: dict[str, Any]) -> list[str]:
     return [*out, ""]
 
 
+DASK_OWN = ("spillbuffer", "spillbuffer-lz4")
+
+
+def dask(results: list[dict[str, Any]]) -> list[str]:
+    """Seconds of jobs on a cluster, and coldmem's by the quickest of Dask's own in the same repeat."""
+    found = results[0]["settings"]
+    out = [
+        f"Dask, {found['workers']} workers of {found['limit_bytes'] >> 20} MiB, jobs that hold"
+        f" {found['size_bytes'] >> 20} MiB at one time: seconds, and in brackets the median over repeats"
+        f" of the ratio to the quickest SpillBuffer ({machine_line(results[0]['machine'])}):", "",
+        "| job | data | disk | no limit | SpillBuffer | with LZ4 | coldmem |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in (row for data in results for row in data["rows"] if not row["failed"]):
+        cells.setdefault((row["job"], row["data_kind"], row["disk"]), []).append(row)
+    for place, rows in cells.items():
+        times: dict[str, dict[int, float]] = {}
+        for row in rows:
+            times.setdefault(row["system"], {})[row["repeat"]] = row["seconds"]
+        ratios = [mine / min(own) for repeat, mine in times.get("coldmem", {}).items()
+                  if (own := [times[s][repeat] for s in DASK_OWN if repeat in times.get(s, {})])]
+        shown = [f"{statistics.median(times[system].values()):.0f}" if system in times else ""
+                 for system in ("no-limit", *DASK_OWN, "coldmem")]
+        if ratios:
+            shown[-1] += f" ({statistics.median(ratios):.2f})"
+        out.append(f"| {' | '.join([*place, *shown])} |")
+    return [*out, ""]
+
+
 def figures() -> str:
     lines: list[str] = []
     for name, make in (
@@ -170,6 +200,9 @@ def figures() -> str:
         data = load(name)
         if data is not None:
             lines += make(data)
+    jobs = [load(f"dask_{part}") for part in ("compressible", "random", "slow")]
+    if measured := [data for data in jobs if data is not None]:
+        lines += dask(measured)
     if not lines:
         lines = ["Nothing has been measured for this version yet: `make bench` and `make lab`.", ""]
     return "\n".join([BEGIN, "", *lines, END])

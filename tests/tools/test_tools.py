@@ -68,6 +68,22 @@ def test_arms_are_shown_beside_32_pools(figures, tmp_path):
     assert "| alloc | none | `class` | 3.00 (2.00) |" in figures.figures()
 
 
+def test_figures_of_dask(figures, tmp_path):
+    """A ratio is to the quicker one of Dask's own, in the same repeat; what failed does not count."""
+    rows = [
+        {"job": "join", "data_kind": "random", "disk": "slow", "system": system, "repeat": repeat,
+         "seconds": seconds, "failed": failed}
+        for system, repeat, seconds, failed in [
+            ("spillbuffer", 0, 40.0, None), ("spillbuffer-lz4", 0, 50.0, None), ("coldmem", 0, 20.0, None),
+            ("spillbuffer", 1, 90.0, None), ("spillbuffer-lz4", 1, 60.0, None), ("coldmem", 1, 42.0, None),
+            ("coldmem", 2, 1.0, "killed")]
+    ]
+    settings = {"workers": 2, "limit_bytes": 1 << 29, "size_bytes": 3 << 30}
+    (tmp_path / "dask_slow.json").write_text(
+        json.dumps({"name": "bench dask", "machine": {}, "settings": settings, "rows": rows}))
+    assert "| join | random | slow |  | 65 | 55 | 31 (0.60) |" in figures.figures()
+
+
 def test_figures_of_the_kernel_build(figures, tmp_path):
     def row(arm, repeat, real, **more):
         return {"arm": arm, "repeat": repeat, "failure": None, "real_s": real, "user_s": 10.0,

@@ -1,8 +1,11 @@
-"""What all tests share: threads that start together, and how long a stress test runs."""
+"""What all tests share: threads that start together, how long a stress test runs, a small disk."""
 
 import os
+import shutil
+import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +52,16 @@ def stress_seconds() -> float:
 def sanitized() -> str:
     """`thread` or `address` where the engine is built with that sanitizer, else an empty string."""
     return os.environ.get("COLDMEM_SANITIZE", "")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("NOT TESTED: a really full disk; only root can mount one")
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "coldmem-test", tmp_path],
+                          capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"NOT TESTED: a really full disk; mount failed: {done.stderr.strip()}")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)

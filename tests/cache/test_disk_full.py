@@ -13,19 +13,6 @@ from cache_data import noise, text
 from coldmem import Cache, ColdmemError, MemoryLimitError, SwapFileError
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 4 MiB."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("NOT TESTED: a really full disk; only root can mount one")
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "coldmem-test", tmp_path],
-                          capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"NOT TESTED: a really full disk; mount failed: {done.stderr.strip()}")
-    yield tmp_path
-    subprocess.run(["umount", "--lazy", tmp_path], check=True)
-
-
 def says_full(error):
     text = str(error)
     return getattr(error, "errno", None) == errno.ENOSPC or "full" in text or "no room" in text

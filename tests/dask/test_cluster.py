@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest_dask import MIB, threads_of_stores
-from distributed import Client, LocalCluster, Scheduler, wait
+from distributed import Client, KilledWorker, LocalCluster, Scheduler, wait
 from distributed import Worker as DaskWorker
 
 import coldmem.dask
@@ -228,6 +228,34 @@ def test_processes_restart_and_go_on(tmp_path: Path, sanitized: str) -> None:
         client.restart(timeout=30)
         assert len(stores(client)) == 1
         assert client.submit(double, 21).result() == 42
+
+
+def hog() -> int:
+    """Take memory until Dask's nanny ends the process; 600 MB at most."""
+    held = []
+    for _ in range(30):
+        held.append(np.ones(20_000_000, np.uint8))
+        time.sleep(0.05)
+    time.sleep(20)
+    return len(held)
+
+
+def test_a_worker_that_takes_too_much_is_ended_and_the_others_go_on(tmp_path: Path, sanitized: str) -> None:
+    """Dask's threshold to terminate is Dask's still; what was lost is made again."""
+    if sanitized:
+        pytest.skip("a nanny ends its worker for the memory that the sanitizer takes")
+    config = {"distributed.scheduler.allowed-failures": 0, "distributed.worker.memory.target": 0.15}
+    with cluster(tmp_path, True, config, memory_limit="400MB") as client:
+        values = client.map(lambda i: np.arange(i, i + MIB // 2), range(30))  # 120 MiB
+        wait(values)
+        before = set(client.run(os.getpid).values())
+        with pytest.raises(KilledWorker):
+            client.submit(hog, pure=False).result(timeout=60)
+        sums = client.map(lambda a: int(a[0]), client.map(double, values))
+        assert client.gather(sums) == [2 * i for i in range(30)]
+        client.wait_for_workers(2, timeout=60)
+        after = set(client.run(os.getpid).values())
+        assert len(after) == 2 and len(after - before) == 1
 
 
 @pytest.mark.parametrize("how", [["--worker-class", "coldmem.dask.Worker"],

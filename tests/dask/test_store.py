@@ -394,3 +394,27 @@ def test_without_distributed_the_message_says_what_to_install() -> None:
                "try: coldmem.dask.Store\n"
                "except coldmem.MissingLibraryError as error: print(error)")
     assert "pip install 'coldmem[dask]'" in done.stdout, done.stderr
+
+
+def test_a_full_disk_loses_nothing_and_work_goes_on_when_it_has_room(
+    make_store: Make, small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """16 MiB that nothing compresses, memory for 4 and a disk of 4: what finds no room stays raw."""
+    store = make_store(small_disk / "local", memory_limit=4 * MIB)
+    noise = np.random.default_rng(1)
+    values = {n: noise.integers(0, 256, MIB, dtype=np.uint8) for n in range(16)}
+    for n, value in values.items():
+        store[n] = value.copy()
+    figures = store.stats()
+    assert "No room" in caplog.text or "to disk failed" in caplog.text
+    assert 0 < figures["disk_used_bytes"] <= 4 * MIB and figures["raw_bytes"] > 8 * MIB
+    store.check_valid()
+    assert all((store[n] == value).all() for n, value in values.items())
+    for n in range(15):
+        del store[n]
+    store.check_valid()
+    settle(store)
+    store["last"] = values[3].copy()
+    push_out(store)  # there is room again, after a second at most
+    assert store.stats()["raw_bytes"] == 0
+    assert (store[15] == values[15]).all() and (store["last"] == values[3]).all()

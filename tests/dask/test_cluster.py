@@ -240,7 +240,7 @@ def hog() -> int:
     return len(held)
 
 
-def test_a_worker_that_takes_too_much_is_ended_and_the_others_go_on(tmp_path: Path, sanitized: str) -> None:
+def test_a_worker_that_takes_too_much_is_ended(tmp_path: Path, sanitized: str) -> None:
     """Dask's threshold to terminate is Dask's still; what was lost is made again."""
     if sanitized:
         pytest.skip("a nanny ends its worker for the memory that the sanitizer takes")

@@ -74,8 +74,9 @@ def test_figures_of_dask(figures, tmp_path):
         {"job": "join", "data_kind": "random", "disk": "slow", "system": system, "repeat": repeat,
          "seconds": seconds, "failed": failed}
         for system, repeat, seconds, failed in [
-            ("spillbuffer", 0, 40.0, None), ("spillbuffer-lz4", 0, 50.0, None), ("coldmem", 0, 20.0, None),
-            ("spillbuffer", 1, 90.0, None), ("spillbuffer-lz4", 1, 60.0, None), ("coldmem", 1, 42.0, None),
+            ("spillbuffer", 0, 40.0, None), ("spillbuffer-lz4", 0, 50.0, None),
+            ("coldmem", 0, 20.0, None), ("spillbuffer", 1, 90.0, None),
+            ("spillbuffer-lz4", 1, 60.0, None), ("coldmem", 1, 42.0, None),
             ("coldmem", 2, 1.0, "killed")]
     ]
     settings = {"workers": 2, "limit_bytes": 1 << 29, "size_bytes": 3 << 30}

@@ -1,4 +1,4 @@
-"""What all tests share: threads that start together, how long a stress test runs, a small disk."""
+"""What all tests share: threads that start together, how long a stress test runs, small disks."""
 
 import os
 import shutil
@@ -55,13 +55,22 @@ def sanitized() -> str:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("NOT TESTED: a really full disk; only root can mount one")
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "coldmem-test", tmp_path],
-                          capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"NOT TESTED: a really full disk; mount failed: {done.stderr.strip()}")
-    yield tmp_path
-    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+def mount_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """`mount_disk("4m")`: a folder that is a file system of that size."""
+    mounted: list[Path] = []
+
+    def mount(size: str) -> Path:
+        if os.geteuid() != 0 or shutil.which("mount") is None:
+            pytest.skip("NOT TESTED: a really full disk; only root can mount one")
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "coldmem-test",
+                               folder], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"NOT TESTED: a really full disk; mount failed: {done.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", folder], check=True)

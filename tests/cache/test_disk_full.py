@@ -13,6 +13,11 @@ from cache_data import noise, text
 from coldmem import Cache, ColdmemError, MemoryLimitError, SwapFileError
 
 
+@pytest.fixture
+def small_disk(mount_disk):
+    return mount_disk("4m")
+
+
 def says_full(error):
     text = str(error)
     return getattr(error, "errno", None) == errno.ENOSPC or "full" in text or "no room" in text

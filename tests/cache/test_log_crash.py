@@ -4,7 +4,6 @@ import errno
 import os
 import random
 import shutil
-import subprocess
 
 import pytest
 
@@ -397,18 +396,8 @@ def test_a_collecting_that_fails_anywhere_loses_nothing(tmp_path, call, persiste
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A tmpfs of 1 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a tmpfs needs root")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M,mode=0700", "tmpfs", folder],
-                          capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+def small_disk(mount_disk):
+    return mount_disk("1m")
 
 
 @pytest.mark.parametrize("persistent", [False, True])

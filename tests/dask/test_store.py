@@ -397,10 +397,10 @@ def test_without_distributed_the_message_says_what_to_install() -> None:
 
 
 def test_a_full_disk_loses_nothing_and_work_goes_on_when_it_has_room(
-    make_store: Make, small_disk: Path, caplog: pytest.LogCaptureFixture
+    make_store: Make, mount_disk: Callable[[str], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     """16 MiB that nothing compresses, memory for 4 and a disk of 4: what finds no room stays raw."""
-    store = make_store(small_disk / "local", memory_limit=4 * MIB)
+    store = make_store(mount_disk("4m") / "local", memory_limit=4 * MIB)
     noise = np.random.default_rng(1)
     values = {n: noise.integers(0, 256, MIB, dtype=np.uint8) for n in range(16)}
     for n, value in values.items():

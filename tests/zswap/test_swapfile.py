@@ -3,8 +3,6 @@
 import errno
 import os
 import random
-import shutil
-import subprocess
 import threading
 from itertools import pairwise
 
@@ -306,16 +304,8 @@ def test_preallocated_disk_space_is_kept():
 
 # -- a disk that is really full -------------------------------------------------------------------
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 2 MiB."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("NOT TESTED: a really full disk; only root can mount one")
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "coldmem-test", tmp_path],
-                          capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"NOT TESTED: a really full disk; mount failed: {done.stderr.strip()}")
-    yield tmp_path
-    subprocess.run(["umount", tmp_path], check=True)
+def small_disk(mount_disk):
+    return mount_disk("2m")
 
 
 def test_disk_full_while_growing_loses_nothing(small_disk):

@@ -50,7 +50,7 @@ def command(ctx: click.Context, /, quick: bool, as_json: bool, disks: tuple[str,
 
     Time, peak memory by the kernel's account, bytes to disk and workers killed, with coldmem.dask and
     with Dask's SpillBuffer, plain and with LZ4. Root gives them a memory cgroup and a disk of their own.
-    Results are compared; ends with 1 if one differs. All of it takes about 45 minutes.
+    Results are compared; ends with 1 if one differs. All of it takes about 50 minutes.
     """
     plan = DaskPlan()
     if quick:

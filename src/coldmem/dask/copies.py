@@ -2,8 +2,8 @@
 
 Owns: how many users a number has, and the list of those that nobody uses any more.
 Guarantees: a number is never given out twice, so that a key that is dropped and put again meanwhile
-    cannot be mistaken for itself; it is in `unneeded` once, when its last user gives it up.
-Assumes: whoever empties `unneeded` deletes from the cache what it finds there.
+    cannot be mistaken for itself; `collect` gives it once, after its last user gave it up.
+Assumes: who calls `collect` deletes from the cache what it gives.
 Locks: all is guarded by `Tiers.lock`, but for `_ended`: weak references put themselves there, in any
     thread and at any moment, and no lock may be asked for then.
 """
@@ -50,7 +50,7 @@ class Copies:
     """Which copies there are."""
 
     def __init__(self) -> None:
-        self.unneeded: list[int] = []
+        self._unneeded: list[int] = []
         self._users: dict[int, int] = {}
         self._last = 0
         self._leases: dict[int, _Lease] = {}  # by the id of the object
@@ -70,7 +70,7 @@ class Copies:
             self._users[number] -= 1
             if not self._users[number]:
                 del self._users[number]
-                self.unneeded.append(number)
+                self._unneeded.append(number)
 
     def lease(self, value: object, copy: Copy) -> None:
         """`value` was made of `copy`, which somebody uses: it stays for as long as the value lives."""
@@ -83,7 +83,7 @@ class Copies:
             self._users[number] += 1
         old = self._leases.get(lease.identity)
         self._leases[lease.identity] = lease
-        if old is not None:  # of an object that is gone: `collect` will not find it any more
+        if old is not None:  # of this value, or of one that is gone: `collect` will not find it any more
             self.give_up(old.copy)
 
     def claim(self, value: object) -> Copy | None:
@@ -101,5 +101,5 @@ class Copies:
             if self._leases.get(lease.identity) is lease:
                 del self._leases[lease.identity]
                 self.give_up(lease.copy)
-        found, self.unneeded = self.unneeded, []
+        found, self._unneeded = self._unneeded, []
         return found

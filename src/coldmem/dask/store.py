@@ -143,8 +143,9 @@ class Store(MutableMapping[Key, Any]):
 
     def _items(self, key: Key, entry: Entry) -> Items | None:
         """For a task that takes one item of a dict: it reads that, and in its own thread."""
-        wanted = self._attached is not None and entry.copy is not None and (
-            entry.copy.names is not None and self._attached.wants_item(key))
+        attached, copy = self._attached, entry.copy  # without the lock: the copy may go meanwhile
+        wanted = (attached is not None and copy is not None and copy.names is not None
+                  and attached.wants_item(key))
         return self._moving.items(entry) if wanted else None
 
     def __delitem__(self, key: Key) -> None:

@@ -25,6 +25,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 import coldmem.dask
 from coldmem.dask import Store
+from coldmem.dask import store as store_module
 from coldmem.dask.copies import Copies, Copy
 from coldmem.dask.pieces import Items, come_apart
 from coldmem.errors import ClosedError, MemoryLimitError
@@ -297,6 +298,26 @@ def test_a_shuffle_reads_items(tmp_path: Path) -> None:
         for worker in cluster.workers.values():
             worker.data.check_valid()
         del client
+
+
+def kind_of(value: Any) -> str:
+    return type(value).__name__
+
+
+def test_only_a_task_that_takes_one_item_gets_less_than_the_dict(tmp_path: Path) -> None:
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, memory_limit="1GiB", silence_logs=40,
+        worker_class=coldmem.dask.Worker, dashboard_address=":0", local_directory=str(tmp_path),
+    ) as cluster, Client(cluster) as client:
+        store = cluster.workers[0].data
+        held = client.submit(pieces, key="held")
+        held.result()
+        push_out(store)
+        assert client.submit(kind_of, held).result() == "dict"
+        push_out(store)
+        assert (client.submit(operator.getitem, held, 2).result() == piece(2)).all()
+        assert store._tiers.entries["held"].value is store_module.NOTHING  # it did not come back
+        assert list(held.result()) == [0, 1, 2, 3]
 
 
 # -- the copies ----------------------------------------------------------------------------------------

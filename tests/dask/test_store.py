@@ -405,6 +405,7 @@ def test_a_full_disk_loses_nothing_and_work_goes_on_when_it_has_room(
     values = {n: noise.integers(0, 256, MIB, dtype=np.uint8) for n in range(16)}
     for n, value in values.items():
         store[n] = value.copy()
+    settle(store)  # nothing is on its way for good
     figures = store.stats()
     assert "No room" in caplog.text or "to disk failed" in caplog.text
     assert 0 < figures["disk_used_bytes"] <= 4 * MIB and figures["raw_bytes"] > 8 * MIB
